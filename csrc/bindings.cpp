@@ -1,0 +1,366 @@
+// The Python module fastgc._core: view the arguments, check them once, release the GIL, call the core, return.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using fastgc::Index;
+
+std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
+std::string type_name(py::handle object) { return text(py::type::handle_of(object).attr("__name__")); }
+std::string shape_of(const py::array& array) { return text(array.attr("shape")); }
+
+[[noreturn]] void value_error(const std::string& message) { throw py::value_error(message); }
+[[noreturn]] void type_error(const std::string& message) { throw py::type_error(message); }
+
+enum class Element { f32, f64 };
+
+std::size_t size_of(Element element) { return element == Element::f32 ? 4 : 8; }
+const char* name_of(Element element) { return element == Element::f32 ? "float32" : "float64"; }
+
+Element element_of(const py::array& array, const std::string& name) {
+    const py::dtype type = array.dtype();
+    const char order = type.byteorder();
+    if (order == '=' || order == '|') {
+        if (type.num() == py::dtype::num_of<float>()) return Element::f32;
+        if (type.num() == py::dtype::num_of<double>()) return Element::f64;
+    }
+    type_error(name + ": expected dtype float32 or float64 in native byte order, got " + text(type));
+}
+
+enum class Access { read, write };
+
+// Rows of numbers in memory: what a 2-D array, or a sequence of 1-D arrays, is to the kernels.
+struct Rows {
+    std::string name;
+    Element element = Element::f32;
+    Index length = 0;
+    std::vector<void*> data;
+    std::vector<py::object> owners;
+
+    Index count() const { return static_cast<Index>(data.size()); }
+    std::size_t bytes() const { return static_cast<std::size_t>(length) * size_of(element); }
+    template <class T>
+    T* const* as() const {
+        return reinterpret_cast<T* const*>(data.data());
+    }
+};
+
+// Appends the rows of a 1-D or 2-D array. Inputs whose elements are not next to each other are copied.
+void append(Rows& rows, py::array array, const std::string& name, Access access) {
+    const Element element = element_of(array, name);
+    const Index length = array.shape(array.ndim() - 1);
+    if (rows.data.empty()) {
+        rows.element = element;
+        rows.length = length;
+    }
+    if (element != rows.element)
+        type_error(name + ": expected dtype " + name_of(rows.element) + " like " + rows.name + "[0], got " +
+                   name_of(element));
+    if (length != rows.length)
+        value_error(name + ": expected length " + std::to_string(rows.length) + " like " + rows.name + "[0], got " +
+                    std::to_string(length));
+    const Index count = array.ndim() == 2 ? array.shape(0) : 1;
+    const bool adjacent = length <= 1 || array.strides(array.ndim() - 1) == static_cast<Index>(size_of(element));
+    const bool aligned = (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+    if (access == Access::write) {
+        if (!array.writeable()) value_error(name + ": the array is read-only");
+        if (!adjacent)
+            value_error(name + ": elements of a row must be contiguous, got strides " + text(array.attr("strides")));
+        if (!aligned) value_error(name + ": elements must be aligned to their size");
+    } else if (!adjacent || !aligned) {
+        array = array.attr("copy")("C");
+    }
+    char* first = static_cast<char*>(const_cast<void*>(array.data()));
+    const Index stride = array.ndim() == 2 ? array.strides(0) : 0;
+    for (Index i = 0; i < count; ++i) rows.data.push_back(first + i * stride);
+    rows.owners.push_back(std::move(array));
+}
+
+py::array vector_view(py::handle object, const std::string& name) {
+    if (!py::isinstance<py::array>(object)) type_error(name + ": expected a 1-D NumPy array, got " + type_name(object));
+    auto array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() != 1) value_error(name + ": expected a 1-D array, got shape " + shape_of(array));
+    return array;
+}
+
+std::vector<py::object> items_of(py::handle object, const std::string& name, const char* expected) {
+    if (!PySequence_Check(object.ptr()) || py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object))
+        type_error(name + ": expected " + expected + ", got " + type_name(object));
+    std::vector<py::object> items;
+    for (py::handle item : object) items.push_back(py::reinterpret_borrow<py::object>(item));
+    return items;
+}
+
+Rows rows_view(py::handle object, const std::string& name, Access access) {
+    Rows rows;
+    rows.name = name;
+    if (py::isinstance<py::array>(object)) {
+        const auto array = py::reinterpret_borrow<py::array>(object);
+        if (array.ndim() != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(array));
+        append(rows, array, name, access);
+    } else {
+        Index i = 0;
+        for (const py::object& item : items_of(object, name, "a 2-D array or a sequence of 1-D arrays")) {
+            const std::string item_name = name + "[" + std::to_string(i++) + "]";
+            append(rows, vector_view(item, item_name), item_name, access);
+        }
+    }
+    if (rows.data.empty()) value_error(name + ": expected at least one row, got none");
+    if (rows.length == 0) value_error(name + ": rows have length 0");
+    return rows;
+}
+
+Rows vector_rows(py::handle object, const std::string& name, Access access) {
+    Rows rows;
+    rows.name = name;
+    append(rows, vector_view(object, name), name, access);
+    return rows;
+}
+
+void require_element(const Rows& rows, Element element, const char* like) {
+    if (rows.element != element)
+        type_error(rows.name + ": expected dtype " + name_of(element) + " like " + like + ", got " +
+                   name_of(rows.element));
+}
+
+void require_shape(const Rows& rows, Index count, Index length) {
+    if (rows.count() != count)
+        value_error(rows.name + ": expected " + std::to_string(count) + " rows, got " + std::to_string(rows.count()));
+    if (rows.length != length)
+        value_error(rows.name + ": expected length " + std::to_string(length) + ", got " + std::to_string(rows.length));
+}
+
+// Rows are compared by address range: interleaved rows of one array do not overlap.
+class Overlap {
+  public:
+    explicit Overlap(const Rows& out) : bytes_(out.bytes()) {
+        for (void* row : out.data) starts_.push_back(static_cast<char*>(row));
+        std::sort(starts_.begin(), starts_.end(), std::less<>());
+        for (std::size_t i = 1; i < starts_.size(); ++i)
+            if (std::less<>()(starts_[i], starts_[i - 1] + bytes_))
+                value_error(out.name + ": rows overlap each other in memory");
+        name_ = out.name;
+    }
+    void check(const Rows& inputs) const {
+        for (Index q = 0; q < inputs.count(); ++q) {
+            char* begin = static_cast<char*>(inputs.data[static_cast<std::size_t>(q)]);
+            // Outputs are disjoint, so only the last one that starts before the input's end can reach into it.
+            auto after = std::lower_bound(starts_.begin(), starts_.end(), begin + inputs.bytes(), std::less<>());
+            if (after != starts_.begin() && std::less<>()(begin, *(after - 1) + bytes_))
+                value_error(name_ + ": overlaps " + inputs.name + " row " + std::to_string(q) + " in memory");
+        }
+    }
+
+  private:
+    std::size_t bytes_;
+    std::string name_;
+    std::vector<char*> starts_;
+};
+
+using Matrix = py::array_t<double, py::array::c_style>;
+
+Matrix numbers(py::handle object, const std::string& name, Index dimensions) {
+    if (py::isinstance<Matrix>(object)) {
+        auto exact = py::reinterpret_borrow<Matrix>(object);
+        if (exact.ndim() == dimensions && (exact.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0) return exact;
+    }
+    py::array array = py::array::ensure(object);
+    if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
+        type_error(name + ": expected real numbers, got " +
+                   (array ? "dtype " + text(array.dtype()) : type_name(object)));
+    if (array.ndim() != dimensions)
+        value_error(name + ": expected " + std::to_string(dimensions) + " dimensions, got shape " + shape_of(array));
+    return Matrix(py::object(array.attr("astype")("float64")).attr("copy")("C"));
+}
+
+Matrix coefficients_view(py::handle object, const std::string& name, Element element) {
+    Matrix matrix = numbers(object, name, 2);
+    if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + shape_of(matrix));
+    const double most =
+        element == Element::f32 ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
+    const double* value = matrix.data();
+    for (Index i = 0; i < matrix.size(); ++i)
+        if (!(std::fabs(value[i]) <= most))
+            value_error(name + "[" + std::to_string(i / matrix.shape(1)) + ", " + std::to_string(i % matrix.shape(1)) +
+                        "]: expected a number finite in " + name_of(element) + ", got " + text(py::float_(value[i])));
+    return matrix;
+}
+
+Index positive(py::handle object, const char* name) {
+    if (!PyIndex_Check(object.ptr()) || py::isinstance<py::bool_>(object))
+        value_error(std::string(name) + ": expected a positive integer, got " + text(py::repr(object)));
+    const Py_ssize_t value = PyNumber_AsSsize_t(object.ptr(), nullptr);  // clips, as no error type is given
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    if (value < 1) value_error(std::string(name) + ": expected a positive integer, got " + text(py::repr(object)));
+    return value;
+}
+
+fastgc::Options options(py::handle threads, py::handle isa) {
+    fastgc::Options options;
+    if (!threads.is_none()) options.threads = static_cast<int>(std::min<Index>(positive(threads, "threads"), 1 << 20));
+    options.kernels =
+        isa.is_none() ? &fastgc::default_kernels() : &fastgc::kernels_named(py::str(isa).cast<std::string>(), "isa");
+    return options;
+}
+
+py::array fresh(Element element, std::vector<Index> shape) {
+    return py::array(element == Element::f32 ? py::dtype::of<float>() : py::dtype::of<double>(), std::move(shape));
+}
+
+// Calls body with a null pointer of the element's type: the one place where types at run time become templates.
+template <class Body>
+void with_type(Element element, const Body& body) {
+    py::gil_scoped_release release;
+    if (element == Element::f32)
+        body(static_cast<float*>(nullptr));
+    else
+        body(static_cast<double*>(nullptr));
+}
+
+py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, bool accumulate, py::handle threads,
+                   py::handle isa) {
+    const Rows in = rows_view(inputs, "inputs", Access::read);
+    const Matrix c = coefficients_view(coefficients, "coefficients", in.element);
+    if (c.shape(1) != in.count())
+        value_error("coefficients: expected " + std::to_string(in.count()) +
+                    " columns, one for each input, got shape " + shape_of(c));
+    const fastgc::Options how = options(threads, isa);
+    if (out.is_none()) {
+        if (accumulate) value_error("out: must be given to accumulate into");
+        out = fresh(in.element, {c.shape(0), in.length});
+    }
+    const Rows result = rows_view(out, "out", Access::write);
+    require_element(result, in.element, "inputs");
+    require_shape(result, c.shape(0), in.length);
+    Overlap(result).check(in);
+    with_type(in.element, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        fastgc::lincomb<T>(c.data(), c.shape(0), c.shape(1), in.as<T>(), result.as<T>(), in.length, accumulate, how);
+    });
+    return out;
+}
+
+py::object encode(py::handle coefficients, py::handle gradients, py::object out, bool accumulate, py::handle threads,
+                  py::handle isa) {
+    const Rows in = rows_view(gradients, "gradients", Access::read);
+    const Matrix c = coefficients_view(coefficients, "coefficients", in.element);
+    if (c.shape(0) != in.count())
+        value_error("coefficients: expected " + std::to_string(in.count()) +
+                    " rows, one for each gradient, got shape " + shape_of(c));
+    const Index length = fastgc::block_length(in.length, c.shape(1));
+    const fastgc::Options how = options(threads, isa);
+    if (out.is_none()) {
+        if (accumulate) value_error("out: must be given to accumulate into");
+        out = fresh(in.element, {length});
+    }
+    const Rows result = vector_rows(out, "out", Access::write);
+    require_element(result, in.element, "gradients");
+    require_shape(result, 1, length);
+    Overlap(result).check(in);
+    with_type(in.element, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        fastgc::encode<T>(c.data(), c.shape(0), c.shape(1), in.as<T>(), in.length, result.as<T>()[0], accumulate, how);
+    });
+    return out;
+}
+
+py::object decode(py::handle weights, py::handle messages, py::handle length, py::object out, py::handle threads,
+                  py::handle isa) {
+    const auto weight_items = items_of(weights, "weights", "a sequence with a matrix for each group");
+    const auto message_items = items_of(messages, "messages", "a sequence with the messages of each group");
+    if (weight_items.empty()) value_error("weights: expected at least one group, got none");
+    if (weight_items.size() != message_items.size())
+        value_error("messages: expected " + std::to_string(weight_items.size()) +
+                    " groups, one for each of weights, got " + std::to_string(message_items.size()));
+    const Index total = positive(length, "length");
+    std::vector<Rows> rows;
+    std::vector<Matrix> matrices;
+    for (std::size_t g = 0; g < weight_items.size(); ++g) {
+        const std::string index = "[" + std::to_string(g) + "]";
+        rows.push_back(rows_view(message_items[g], "messages" + index, Access::read));
+        require_element(rows[g], rows[0].element, "messages[0]");
+        matrices.push_back(coefficients_view(weight_items[g], "weights" + index, rows[g].element));
+        if (matrices[g].shape(0) != matrices[0].shape(0) || matrices[g].shape(1) != rows[g].count())
+            value_error("weights" + index + ": expected shape (" + std::to_string(matrices[0].shape(0)) + ", " +
+                        std::to_string(rows[g].count()) + "), got " + shape_of(matrices[g]));
+        require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].shape(0)));
+    }
+    const fastgc::Options how = options(threads, isa);
+    if (out.is_none()) out = fresh(rows[0].element, {total});
+    const Rows result = vector_rows(out, "out", Access::write);
+    require_element(result, rows[0].element, "messages");
+    require_shape(result, 1, total);
+    const Overlap overlap(result);
+    for (const Rows& group : rows) overlap.check(group);
+    with_type(result.element, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        std::vector<fastgc::Received<T>> groups;
+        for (std::size_t g = 0; g < rows.size(); ++g)
+            groups.push_back({matrices[g].data(), rows[g].as<T>(), rows[g].count()});
+        fastgc::decode<T>(groups.data(), static_cast<Index>(groups.size()), matrices[0].shape(0), total,
+                          result.as<T>()[0], how);
+    });
+    return out;
+}
+
+// The checks of values (rows in range, no duplicates) are done by the caller, once for all backends; a row out of
+// range is refused here again, because it would read foreign memory.
+py::tuple decoding_weights(const Matrix& generator, const py::array_t<std::int64_t, py::array::c_style>& patterns,
+                           py::handle threads, py::handle isa) {
+    if (generator.ndim() != 2 || patterns.ndim() != 2 || patterns.shape(1) != generator.shape(1))
+        value_error("patterns: expected shape (B, k) for a generator of shape (n, k), got " + shape_of(patterns) +
+                    " and " + shape_of(generator));
+    const Index k = generator.shape(1), batch = patterns.shape(0);
+    const std::int64_t* rows = patterns.data();
+    for (Index i = 0; i < batch * k; ++i)
+        if (rows[i] < 0 || rows[i] >= generator.shape(0))
+            value_error("patterns: row " + std::to_string(rows[i]) + " is not among the generator's " +
+                        std::to_string(generator.shape(0)));
+    const fastgc::Options how = options(threads, isa);
+    py::array_t<double> weights({batch, k, k});
+    py::array_t<bool> suspicious({batch});
+    double* result = weights.mutable_data();
+    auto* flags = reinterpret_cast<unsigned char*>(suspicious.mutable_data());
+    {
+        py::gil_scoped_release release;
+        fastgc::decoding_weights(generator.data(), k, rows, batch, result, flags, how);
+    }
+    return py::make_tuple(weights, suspicious);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+    using namespace py::literals;
+    module.doc() = "Kernels of fastgc in C++. Use fastgc.kernels, which documents and dispatches them.";
+    module.def("lincomb", &lincomb, "coefficients"_a, "inputs"_a, "out"_a = py::none(), "accumulate"_a = false,
+               "threads"_a = py::none(), "isa"_a = py::none());
+    module.def("encode", &encode, "coefficients"_a, "gradients"_a, "out"_a = py::none(), "accumulate"_a = false,
+               "threads"_a = py::none(), "isa"_a = py::none());
+    module.def("decode", &decode, "weights"_a, "messages"_a, "length"_a, "out"_a = py::none(), "threads"_a = py::none(),
+               "isa"_a = py::none());
+    module.def("decoding_weights", &decoding_weights, "generator"_a, "patterns"_a, "threads"_a = py::none(),
+               "isa"_a = py::none());
+    module.def("isas", [] {
+        std::vector<std::string> names;
+        for (const fastgc::Kernels* kernels : fastgc::available_kernels()) names.push_back(kernels->name);
+        py::list list;
+        for (const std::string& name : names) list.append(name);
+        return py::tuple(list);
+    });
+    module.def("isa", [] { return fastgc::default_kernels().name; });
+    module.def("fused", [](const std::string& isa) { return fastgc::kernels_named(isa, "isa").fused; }, "isa"_a);
+}

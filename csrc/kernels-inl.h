@@ -1,0 +1,19 @@
+// Included once per instruction set by kernels.cpp; no include guard on purpose.
+namespace fastgc {
+namespace FASTGC_TARGET {
+namespace {
+
+#include "simd-inl.h"
+// Vec<T> first: the bodies are written in terms of it.
+#include "decoding_weights-inl.h"
+#include "lincomb-inl.h"
+
+#define FASTGC_STRING_(x) #x
+#define FASTGC_STRING(x) FASTGC_STRING_(x)
+const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET), kFused, &lincomb<float>, &lincomb<double>, &decoding_weights};
+#undef FASTGC_STRING
+#undef FASTGC_STRING_
+
+}  // namespace
+}  // namespace FASTGC_TARGET
+}  // namespace fastgc

@@ -1,0 +1,51 @@
+#include "threads.h"
+
+#include <algorithm>
+#include <atomic>
+
+#ifdef _OPENMP
+# include <pthread.h>
+# ifdef __linux__
+#  include <sched.h>
+# endif
+#endif
+
+namespace fastgc {
+
+#ifdef _OPENMP
+
+namespace {
+
+std::atomic<bool> forked{false};
+
+// Registered when the library is loaded, so that no use of the pool can come before it.
+const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
+
+// CPUs in the affinity mask, asked at every call: launchers pin processes after start.
+int usable_cpus(int most) {
+# ifdef __linux__
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask) == 0) return std::min(most, CPU_COUNT(&mask));
+# endif
+    return most;
+}
+
+}  // namespace
+
+int thread_count(double bytes, double grain, int limit) {
+    const double share = bytes / grain;
+    if (share < 2 || limit == 1 || registered != 0 || forked.load(std::memory_order_relaxed) || omp_in_parallel())
+        return 1;
+    int threads = omp_get_max_threads();
+    if (limit > 0) threads = std::min(threads, limit);
+    if (share < threads) threads = static_cast<int>(share);
+    return threads > 1 ? std::max(1, usable_cpus(threads)) : 1;
+}
+
+#else
+
+int thread_count(double, double, int) { return 1; }
+
+#endif
+
+}  // namespace fastgc

@@ -1,0 +1,347 @@
+"""The arithmetic of gradient coding: small matrices times a few long rows, and batched small inverses.
+
+Two backends do the same arithmetic: ``"cpp"`` (C++ with the instruction set chosen at run time; the environment
+variable ``FASTGC_ISA`` forces one) and ``"numba"``, which takes over, with a warning, where the extension is missing
+and whose functions in `fastgc.kernels.numba_kernels` can be called from compiled code. `fastgc.kernels.reference`
+says in plain NumPy what they compute.
+
+The bits of a result depend on the numbers given and on nothing else: not on threads, alignment, strides or backend,
+and not on the instruction set among those that fuse multiplication and addition (all but ``"portable"`` on x86-64).
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from fastgc.errors import NotDecodableError
+from fastgc.kernels import reference
+
+__all__ = ["backends", "decode", "decoding_weights", "encode", "lincomb", "reference"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Rows: TypeAlias = Array | Sequence[Array]
+
+
+class _Backend(Protocol):
+    """What a backend module provides. All but decoding_weights check their arguments themselves."""
+
+    def lincomb(
+        self, coefficients: Any, inputs: Any, out: Any = ..., accumulate: bool = ..., threads: int | None = ...
+    ) -> Any: ...
+    def encode(
+        self, coefficients: Any, gradients: Any, out: Any = ..., accumulate: bool = ..., threads: int | None = ...
+    ) -> Any: ...
+    def decode(self, weights: Any, messages: Any, length: int, out: Any = ..., threads: int | None = ...) -> Any: ...
+    def decoding_weights(
+        self, generator: npt.NDArray[np.float64], patterns: npt.NDArray[np.int64], threads: int | None = ...
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+
+_loaded: dict[str, _Backend] = {}
+
+try:
+    from fastgc import _core
+
+    _loaded["cpp"] = _core
+    _default = "cpp"
+except ImportError as error:
+    _default = "numba"
+    warnings.warn(
+        f"fastgc's compiled kernels cannot be imported ({error}); using the Numba kernels, which are slower to start",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def backends() -> tuple[str, ...]:
+    """Names of the backends that work here, the default first.
+
+    Returns
+    -------
+    tuple of str
+        Of ``"cpp"`` and ``"numba"``.
+    """
+    numba = ("numba",) if find_spec("numba") is not None else ()
+    return (*(("cpp",) if "cpp" in _loaded else ()), *numba)
+
+
+def _backend(name: str | None) -> _Backend:
+    try:
+        return _loaded[name or _default]
+    except (KeyError, TypeError):
+        pass
+    if (name or _default) not in backends():
+        raise ValueError(f"backend: expected one of {', '.join(backends()) or '(none works here)'}, got {name!r}")
+    return _loaded.setdefault("numba", importlib.import_module("fastgc.kernels._numba"))
+
+
+@overload
+def lincomb(
+    coefficients: npt.ArrayLike,
+    inputs: Rows,
+    out: None = None,
+    *,
+    accumulate: bool = False,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Array: ...
+@overload
+def lincomb(
+    coefficients: npt.ArrayLike,
+    inputs: Rows,
+    out: Array,
+    *,
+    accumulate: bool = False,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Array: ...
+@overload
+def lincomb(
+    coefficients: npt.ArrayLike,
+    inputs: Rows,
+    out: Sequence[Array] | None,
+    *,
+    accumulate: bool = False,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Any: ...
+def lincomb(
+    coefficients: npt.ArrayLike,
+    inputs: Rows,
+    out: Rows | None = None,
+    *,
+    accumulate: bool = False,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Any:
+    """Linear combinations of rows: ``out[p] = sum over q of coefficients[p, q] * inputs[q]``.
+
+    Parameters
+    ----------
+    coefficients : array_like of real numbers, shape (P, Q)
+        Rounded once to the rows' element type.
+    inputs : ndarray of shape (Q, L), or sequence of Q arrays of shape (L,)
+        float32 or float64 in native byte order, all of one type. Rows may have any distance from each other and any
+        alignment; where the elements of a row are not next to each other, or not aligned to their size, the array is
+        copied first. Never modified.
+    out : ndarray of shape (P, L), or sequence of P arrays of shape (L,), optional
+        Where the result goes, of the inputs' element type. Elements of a row must be next to each other. No row may
+        overlap another or an input in memory. Made if not given.
+    accumulate : bool
+        Add to what `out` holds instead of replacing it.
+    threads : int, optional
+        Use at most this many threads. Small calls use one in any case; the number is also bounded by
+        ``OMP_NUM_THREADS`` and the CPUs the process may run on, and it is one in a child made by ``fork()``.
+    backend : {"cpp", "numba"}, optional
+
+    Returns
+    -------
+    ndarray of shape (P, L), or `out` as it was given
+
+    Raises
+    ------
+    TypeError
+        Arrays of another element type or of different types; something that is no array or not a number.
+    ValueError
+        Shapes that do not match, no rows or empty ones, coefficients that are not finite in the element type, `out`
+        read-only, not contiguous along its rows or overlapping, `accumulate` without `out`, a backend that does not
+        work here, or ``FASTGC_ISA`` naming an instruction set that this machine lacks. `out` is untouched.
+
+    Notes
+    -----
+    Element x of row p is the chain ``c[p,0]*x_0``, ``fma(c[p,q], x_q, chain)`` for q = 1, 2, …, rounded once a step;
+    with `accumulate` it starts with ``fma(c[p,0], x_0, out)``. So the absolute error is at most
+    ``Q*u/(1 - Q*u) * sum of |c[p,q]| |x_q|`` with u = 2⁻²⁴ (float32) or 2⁻⁵³ (float64), and a sum over q that is
+    split into consecutive calls with `accumulate` has the bits of the whole. On x86-64, instruction set ``"portable"``
+    rounds product and sum separately: 2Q instead of Q, and other bits. NaN and infinity in the inputs go their way.
+    """
+    return _backend(backend).lincomb(coefficients, inputs, out, accumulate, threads)
+
+
+def encode(
+    coefficients: npt.ArrayLike,
+    gradients: Rows,
+    out: Array | None = None,
+    *,
+    accumulate: bool = False,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Array:
+    """A worker's message: ``sum over j, u of coefficients[j, u] * (block u of gradients[j])``.
+
+    Block u of a gradient of length l is elements ``[u*B, (u+1)*B)`` with ``B = ceil(l/m)``. What lies beyond the
+    gradient's end is absent; nothing is padded or copied, and every element of a gradient is read once.
+
+    Parameters
+    ----------
+    coefficients : array_like of real numbers, shape (d, m)
+        Row j holds the weights of gradient j's m blocks. Rounded once to the gradients' element type.
+    gradients : ndarray of shape (d, l), or sequence of d arrays of shape (l,)
+        As `inputs` of `lincomb`.
+    out : ndarray of shape (ceil(l/m),), optional
+        As in `lincomb`.
+    accumulate, threads, backend
+        As in `lincomb`. Encoding gradients in several consecutive calls with `accumulate` gives the bits of one.
+
+    Returns
+    -------
+    ndarray of shape (ceil(l/m),)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `lincomb`.
+
+    Notes
+    -----
+    Equation for y_i of Kadhe, Koyluoglu, Ramchandran 2020 (arXiv 2005.07184). Every element is the chain of `lincomb`
+    over the terms that exist, j ascending, then u ascending; the error bound is that of `lincomb` with Q = d*m.
+    """
+    result: Array = _backend(backend).encode(coefficients, gradients, out, accumulate, threads)
+    return result
+
+
+def decode(
+    weights: Sequence[npt.ArrayLike],
+    messages: Sequence[Rows],
+    length: int,
+    out: Array | None = None,
+    *,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> Array:
+    """The gradient from the messages of all groups: blocks ``weights[g] @ messages[g]``, added over the groups g.
+
+    Parameters
+    ----------
+    weights : sequence of array_like, shape (m, q_g)
+        Decoding weights of each group; m is the same in all.
+    messages : sequence of (ndarray of shape (q_g, B), or sequence of q_g arrays of shape (B,))
+        Each group's messages, ``B = ceil(length/m)``. Element types and strides as `inputs` of `lincomb`.
+    length : int
+        Length of the gradient.
+    out : ndarray of shape (length,), optional
+        As in `lincomb`.
+    threads, backend
+        As in `lincomb`.
+
+    Returns
+    -------
+    ndarray of shape (length,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `lincomb`.
+
+    Notes
+    -----
+    Decoding in Kadhe, Koyluoglu, Ramchandran 2020 (arXiv 2005.07184). A group's result is that of `lincomb`. Results
+    are added by the tree ``[lo, hi) = [lo, mid) + [mid, hi)``, ``mid = (lo + hi) // 2``, so a master that decodes each
+    group as it completes, and adds by ``lincomb([[1, 1]], [left, right])`` in the same tree, has the same bits. The
+    error is at most that of each group's `lincomb` plus ceil(log2(number of groups)) roundings of the sums. Every
+    message is read once and `out` written once.
+    """
+    result: Array = _backend(backend).decode(weights, messages, length, out, threads)
+    return result
+
+
+def decoding_weights(
+    generator: npt.ArrayLike, patterns: npt.ArrayLike, *, backend: str | None = None
+) -> npt.NDArray[np.float64]:
+    """Inverses of selected rows of a generator: A with ``A @ generator[pattern] = I``, for many patterns at once.
+
+    Parameters
+    ----------
+    generator : array_like of real numbers, shape (n, k)
+        With k <= n; all entries finite.
+    patterns : array_like of int, shape (B, k) or (k,)
+        Each row names k different rows of the generator. Columns of A are in the order in which it names them.
+    backend : {"cpp", "numba"}, optional
+
+    Returns
+    -------
+    ndarray of float64, shape (B, k, k), or (k, k) for a single pattern
+
+    Raises
+    ------
+    NotDecodableError
+        The rows of a pattern have numerical rank below k (by `fastgc.linalg.rank`). The message names the first such
+        pattern by its index; `survivors` are its rows and `missing` the others.
+    TypeError
+        Patterns that are not integers, a generator that is not real numbers.
+    ValueError
+        Wrong shapes, k > n, a row out of range or named twice, entries that are not finite or so large or small
+        that the inverse overflows.
+
+    Notes
+    -----
+    LU with partial pivoting of ``generator[pattern].T``, which the rows of A solve: that makes the left residual small,
+    ``|A @ G_F - I| <= c |A| |L| |U|`` with c of order k times 2⁻⁵³. Rounded products, differences and quotients in a
+    fixed order: a pattern's weights have the same bits alone and in any batch, on any machine and either backend.
+    """
+    matrix = np.asarray(generator)
+    rows = np.asarray(patterns)
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"generator: expected real numbers, got dtype {matrix.dtype}")
+    matrix = np.ascontiguousarray(matrix, dtype=np.float64)
+    if matrix.ndim != 2 or not 0 < matrix.shape[1] <= matrix.shape[0]:
+        raise ValueError(f"generator: expected shape (n, k) with 0 < k <= n, got {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
+        raise ValueError(f"generator[{at[0]}, {at[1]}]: expected a finite number, got {matrix[at]}")
+    n, k = matrix.shape
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"patterns: expected integers, got dtype {rows.dtype}")
+    if rows.ndim not in (1, 2) or rows.shape[-1] != k:
+        raise ValueError(f"patterns: expected shape (B, {k}) or ({k},) for k = {k}, got {rows.shape}")
+    batch = np.ascontiguousarray(rows.reshape(-1, k))
+    outside = (batch < 0) | (batch >= n)
+    if outside.any():
+        index, column = (int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(f"patterns[{index}]: row {batch[index, column]} is not among the generator's {n} rows")
+    batch = batch.astype(np.int64, copy=False)
+    ordered = np.sort(batch, axis=1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    if repeated.any():
+        index = int(np.argmax(repeated))
+        raise ValueError(f"patterns[{index}]: a row is named twice in {tuple(batch[index].tolist())}")
+
+    weights, suspicious = _backend(backend).decoding_weights(matrix, batch)
+    if suspicious.any():
+        _look_at_ranks(matrix, batch, weights, np.flatnonzero(suspicious))
+    return weights if rows.ndim == 2 else weights[0]
+
+
+def _look_at_ranks(
+    generator: npt.NDArray[np.float64],
+    patterns: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    doubtful: npt.NDArray[np.intp],
+) -> None:
+    """Raise for the first pattern of `doubtful` that is singular by the project's one rank function."""
+    from fastgc import linalg
+
+    n, k = generator.shape
+    singular = doubtful[np.asarray(linalg.rank(generator[patterns[doubtful]])) < k]
+    if singular.size:
+        index = int(singular[0])
+        rows = tuple(int(row) for row in patterns[index])
+        missing = tuple(sorted(set(range(n)) - set(rows)))
+        raise NotDecodableError(
+            f"patterns[{index}]: rows {rows} of the generator have rank below {k}, so they decode nothing",
+            rows,
+            missing,
+        )
+    broken = doubtful[~np.isfinite(weights[doubtful]).all(axis=(1, 2))]
+    if broken.size:
+        index = int(broken[0])
+        rows = tuple(int(row) for row in patterns[index])
+        raise ValueError(f"generator: entries too large or too small to invert rows {rows} (patterns[{index}])")

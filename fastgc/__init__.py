@@ -1,0 +1,21 @@
+"""Gradient coding: exact distributed gradients without waiting for stragglers.
+
+`schemes` makes gradient codes, `codes` the linear codes they are built from, `kernels` does the arithmetic.
+"""
+
+from fastgc import codes, kernels, schemes
+from fastgc.errors import NotDecodableError
+from fastgc.gradient_code import GradientCode
+
+__all__ = ["GradientCode", "NotDecodableError", "__version__", "codes", "kernels", "schemes"]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # on demand: reading the installed metadata costs more than all other imports here
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("fast-gradient-coding")
+        except PackageNotFoundError:  # a source tree on the path, not installed
+            return "0+unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,64 @@
+"""Argument checks shared by the public functions: one wording for one kind of mistake."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ELEMENT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """Return `value` as an int within ``[minimum, maximum]``, or raise naming the argument, its value and the range."""
+    allowed = f"an integer of at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be {allowed}, not {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {allowed}, not {value!r}") from None
+    if number < minimum or (maximum is not None and number > maximum):
+        raise ValueError(f"{name} must be {allowed}, not {number}")
+    return number
+
+
+def members(name: str, values: Iterable[Any], count: int) -> tuple[int, ...]:
+    """Return `values` as a tuple of distinct ints in ``[0, count)``, in the order given."""
+    try:
+        items = list(values)
+    except TypeError:
+        raise TypeError(f"{name} must be an iterable of integers, not {values!r}") from None
+    numbers = tuple(integer(f"{name}[{i}]", v, 0, count - 1) for i, v in enumerate(items))
+    if len(set(numbers)) != len(numbers):
+        repeated = sorted({v for v in numbers if numbers.count(v) > 1})
+        raise ValueError(f"{name} must not repeat: {', '.join(map(str, repeated))} given more than once")
+    return numbers
+
+
+def element_type(name: str, value: npt.DTypeLike) -> np.dtype[Any]:
+    """Return `value` as one of the element types that gradients may have."""
+    allowed = " or ".join(t.name for t in ELEMENT_TYPES)
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {allowed}, not {value!r}") from None
+    if dtype not in ELEMENT_TYPES:
+        raise TypeError(f"{name} must be {allowed}, not {dtype}")
+    return dtype
+
+
+def message(name: str, value: Any, length: int, dtype: np.dtype[Any] | None) -> np.dtype[Any]:
+    """Check a 1-D array of the given length and element type (any allowed one for None); return the type."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, not {type(value).__name__}")
+    if value.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), not {value.shape}")
+    if dtype is None:
+        return element_type(f"{name}.dtype", value.dtype)
+    if value.dtype != dtype:
+        raise TypeError(f"{name} must have element type {dtype}, not {value.dtype}")
+    return dtype

@@ -1,0 +1,153 @@
+"""The cache of decoding weights by survivor pattern."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from fastgc import _checks
+from fastgc.decoders import Decoder, Positions
+
+Key = tuple[int, int]
+"""A decoder's number and the bit mask of the positions that answered."""
+
+DEFAULT_MAXSIZE = 262_144  # all C(20, 10) patterns of a [20, 10] code fit
+
+
+def mask_of(positions: Iterable[int]) -> int:
+    """Bit mask with a bit for every position."""
+    mask = 0
+    for position in positions:
+        mask |= 1 << position
+    return mask
+
+
+def positions_of(mask: int) -> Positions:
+    """The positions whose bit is set, in increasing order."""
+    return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+
+
+class PatternCache:
+    """Decoding weights by (code, mask of in-group positions); bounded, least recently used out first; thread-safe.
+
+    All groups with the same code share its entries, so a scheme of a hundred groups learns each pattern once. A
+    pattern's weights have the same bits whether found alone, precomputed or cached.
+
+    Attributes
+    ----------
+    hits, misses : int
+        Look-ups since the last `clear`; `precompute` counts as neither.
+    size, maxsize : int
+        Patterns held, and the most that are. Setting `maxsize` drops the oldest.
+    """
+
+    def __init__(
+        self,
+        decoders: tuple[Decoder, ...],
+        split: Callable[[Iterable[int]], list[Key]],
+        maxsize: int = DEFAULT_MAXSIZE,
+    ) -> None:
+        self._decoders = decoders
+        self._split = split
+        self._lock = Lock()
+        self._entries: OrderedDict[Key, npt.NDArray[np.float64]] = OrderedDict()
+        self._maxsize = maxsize
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def size(self) -> int:
+        """Number of patterns held."""
+        return len(self._entries)
+
+    @property
+    def maxsize(self) -> int:
+        """Largest number of patterns held."""
+        return self._maxsize
+
+    @maxsize.setter
+    def maxsize(self, value: int) -> None:
+        maxsize = _checks.integer("maxsize", value, 1)
+        with self._lock:
+            self._maxsize = maxsize
+            self._shrink()
+
+    def weights(self, key: Key) -> npt.NDArray[np.float64]:
+        """The (reduction, survivors) weights of a decodable pattern; read-only."""
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self.hits += 1
+                self._entries.move_to_end(key)
+                return found
+            self.misses += 1
+        decoder, mask = key  # found outside the lock: two threads may both do it, and get the same bits
+        (weights,) = self._decoders[decoder].batched_weights([positions_of(mask)])
+        weights = self._frozen(weights)
+        with self._lock:
+            self._entries[key] = weights
+            self._shrink()
+        return weights
+
+    def precompute(self, survivor_sets: Iterable[Iterable[int]]) -> None:
+        """Find the weights of many survivor sets at once, ahead of need.
+
+        Parameters
+        ----------
+        survivor_sets : iterable of iterables of int
+            Worker numbers, each set as `GradientCode.decode` would meet it.
+
+        Raises
+        ------
+        NotDecodableError
+            One of the sets cannot be decoded; nothing is added.
+        ValueError
+            The sets have more patterns than `maxsize`.
+        """
+        wanted: dict[int, list[int]] = {}
+        seen: set[Key] = set()
+        for survivors in survivor_sets:
+            for key in self._split(survivors):
+                if key not in seen:
+                    seen.add(key)
+                    wanted.setdefault(key[0], []).append(key[1])
+        if len(seen) > self._maxsize:
+            raise ValueError(
+                f"survivor_sets have {len(seen)} patterns, and the cache holds at most {self._maxsize}: set maxsize"
+            )
+        found: list[tuple[Key, npt.NDArray[np.float64]]] = []
+        for decoder, masks in wanted.items():
+            with self._lock:
+                new = [mask for mask in masks if (decoder, mask) not in self._entries]
+            batch = self._decoders[decoder].batched_weights([positions_of(mask) for mask in new])
+            found += [((decoder, mask), self._frozen(w)) for mask, w in zip(new, batch, strict=True)]
+        with self._lock:
+            self._entries.update(found)
+            for key in seen:
+                if key in self._entries:
+                    self._entries.move_to_end(key)
+            self._shrink()
+
+    def clear(self) -> None:
+        """Forget all patterns and zero the counts."""
+        with self._lock:
+            self._entries.clear()
+            self.hits = self.misses = 0
+
+    def _shrink(self) -> None:
+        while len(self._entries) > self._maxsize:
+            self._entries.popitem(last=False)
+
+    @staticmethod
+    def _frozen(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        # A copy of its own: a view into a batch would keep the whole batch alive.
+        own = np.array(weights, dtype=np.float64, order="C")
+        own.setflags(write=False)
+        return own
+
+    def __repr__(self) -> str:
+        return f"<PatternCache {self.size} of {self.maxsize} patterns, {self.hits} hits, {self.misses} misses>"

@@ -1,0 +1,249 @@
+"""Encoding and decoding piece by piece, with the same bits as all at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastgc import _checks, kernels
+from fastgc.errors import NotDecodableError
+
+if TYPE_CHECKING:
+    from fastgc.gradient_code import GradientCode
+
+
+class Encoder:
+    """Adds up a worker's message while its partial gradients come in. Made by `GradientCode.encoder`.
+
+    Partitions may be added in any order, the message is always combined in index order: a gradient that comes before
+    its turn is copied, one in its turn is used at once and not kept.
+    """
+
+    def __init__(
+        self, partitions: tuple[int, ...], coefficients: npt.NDArray[np.float64], length: int, dtype: npt.DTypeLike
+    ) -> None:
+        self._partitions = partitions
+        self._coefficients = coefficients
+        self._length = _checks.integer("length", length, 1)
+        self._dtype = _checks.element_type("dtype", dtype)
+        self._out = np.empty(-(-self._length // coefficients.shape[1]), self._dtype)
+        self._next = 0
+        self._waiting: dict[int, npt.NDArray[Any]] = {}
+
+    def add(self, partition: int, gradient: npt.NDArray[Any]) -> None:
+        """Take the gradient of one partition.
+
+        Parameters
+        ----------
+        partition : int
+            One of this worker's, not added before.
+        gradient : ndarray, shape (length,)
+            May be overwritten afterwards.
+        """
+        if partition not in self._partitions:
+            raise ValueError(f"partition must be one of {list(self._partitions)}, not {partition!r}")
+        turn = self._partitions.index(partition)
+        if turn < self._next or turn in self._waiting:
+            raise ValueError(f"partition {partition} was added already")
+        gradient = np.asarray(gradient)
+        _checks.message("gradient", gradient, self._length, self._dtype)
+        if turn > self._next:
+            self._waiting[turn] = gradient.copy()
+            return
+        self._take(gradient)
+        while self._next in self._waiting:
+            self._take(self._waiting.pop(self._next))
+
+    def _take(self, gradient: npt.NDArray[Any]) -> None:
+        turn = self._next
+        kernels.encode(self._coefficients[turn : turn + 1], [gradient], self._out, accumulate=turn > 0)
+        self._next += 1
+
+    def message(self) -> npt.NDArray[Any]:
+        """The message, once every partition was added; the encoder's own array, which `reset` allows to change.
+
+        Raises
+        ------
+        ValueError
+            Some partitions have not been added; the message names them.
+        """
+        if self._next < len(self._partitions):
+            absent = [p for t, p in enumerate(self._partitions) if t >= self._next and t not in self._waiting]
+            raise ValueError(f"message is not complete: partitions {absent} have not been added")
+        return self._out
+
+    def reset(self) -> None:
+        """Begin the next message, in the same memory."""
+        self._next = 0
+        self._waiting.clear()
+
+
+class Collector:
+    """Takes messages as they arrive and decodes each group as soon as it can be. Made by `GradientCode.collector`.
+
+    While some group still waits, every other group that can be decoded is, and the groups' results are added up along
+    a fixed binary tree: the last message costs the decoding of its own group and a sum for each level of the tree. A
+    group decoded early is decoded again if more of its workers answer, so the bits of the gradient depend on the set of
+    survivors alone, and equal those of `GradientCode.decode`. Up to two buffers of `length` elements a group are kept
+    for this, where there is more than one group; they are reused after `reset`.
+    """
+
+    def __init__(self, scheme: GradientCode, length: int, dtype: npt.DTypeLike) -> None:
+        self._scheme = scheme
+        self._length = _checks.integer("length", length, 1)
+        self._expected = scheme.message_length(length)
+        self._dtype = _checks.element_type("dtype", dtype)
+        self._buffers: dict[tuple[int, int], npt.NDArray[Any]] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        groups = len(self._scheme.groups)
+        self._messages: dict[int, npt.NDArray[Any]] = {}
+        self._positions: list[set[int]] = [set() for _ in range(groups)]
+        self._undecodable = set(range(groups))
+        self._valid: set[tuple[int, int]] = set()  # nodes of the tree whose buffer holds the sum of groups lo … hi - 1
+        self._frozen = False
+
+    def add(self, worker: int, message: npt.NDArray[Any]) -> None:
+        """Take a worker's message.
+
+        Parameters
+        ----------
+        worker : int
+            Not added since the last `reset`.
+        message : ndarray, shape (message_length(length),)
+            A reference is kept until `reset`: it must not change before.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An unknown or repeated worker, a wrong length or element type, or a gradient already taken; nothing is kept.
+        """
+        group, position = self._scheme.place(worker)
+        if self._frozen:
+            raise ValueError(f"worker {worker} comes after the gradient was taken: reset() begins the next one")
+        if worker in self._messages:
+            raise ValueError(f"worker {worker} was added already")
+        _checks.message("message", message, self._expected, self._dtype)
+        self._messages[worker] = message
+        self._positions[group].add(position)
+        self._forget(group)
+        if group in self._undecodable and self._scheme.decoder(group).is_decodable(self._present(group)):
+            self._undecodable.discard(group)
+        if self._undecodable and group not in self._undecodable:
+            self._climb(group)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `gradient` can be taken: the survivors determine the sum or, under an inexact scheme, all but
+        ``stragglers`` workers have answered."""
+        if not self._scheme.exact and len(self._messages) < self._scheme.workers - self._scheme.stragglers:
+            return False
+        return not self._undecodable
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """The workers heard so far, increasing."""
+        return tuple(sorted(self._messages))
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The workers not heard yet, increasing."""
+        return tuple(w for w in range(self._scheme.workers) if w not in self._messages)
+
+    def gradient(self, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """The sum of all partitions' gradients. The set of survivors is fixed from here until `reset`.
+
+        Parameters
+        ----------
+        out : ndarray, shape (length,), optional
+            Must not overlap the messages.
+
+        Returns
+        -------
+        ndarray, shape (length,)
+            `out` where given, else a new array.
+
+        Raises
+        ------
+        NotDecodableError
+            Too few workers have answered; more may be added afterwards.
+        """
+        if self._undecodable:
+            raise NotDecodableError(
+                f"survivors {list(self.survivors)} do not determine the sum under {self._scheme.name}: "
+                f"missing are {list(self.missing)}",
+                self.survivors,
+                self.missing,
+            )
+        if out is not None:
+            for worker, message in self._messages.items():
+                if np.may_share_memory(out, message):
+                    raise ValueError(f"out must not overlap the message of worker {worker}")
+        groups = len(self._scheme.groups)
+        if groups == 1:
+            result = self._decode(0, out)
+        else:
+            left, right = self._halves(0, groups)
+            (result,) = _sum(self._node(*left), self._node(*right), out)
+        self._frozen = True
+        return result
+
+    def reset(self) -> None:
+        """Forget all messages and begin the next gradient."""
+        self._clear()
+
+    # The tree over groups: node (lo, hi) is the sum of the results of groups lo … hi - 1 -----------------------------
+
+    @staticmethod
+    def _halves(lo: int, hi: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        middle = (lo + hi) // 2  # the kernel's own rule: the bits of `decode` depend on it
+        return (lo, middle), (middle, hi)
+
+    def _path(self, group: int) -> list[tuple[int, int]]:
+        """Nodes above and including the group's own, from the leaf up, without the root."""
+        lo, hi = 0, len(self._scheme.groups)
+        path = []
+        while hi - lo > 1:
+            left, right = self._halves(lo, hi)
+            lo, hi = left if group < left[1] else right
+            path.append((lo, hi))
+        return path[::-1]
+
+    def _forget(self, group: int) -> None:
+        self._valid.difference_update(self._path(group))
+
+    def _climb(self, group: int) -> None:
+        """Decode the group now, and every sum above it whose other half is there."""
+        for lo, hi in self._path(group):
+            if hi - lo > 1 and not self._valid.issuperset(self._halves(lo, hi)):
+                break
+            self._node(lo, hi)
+
+    def _node(self, lo: int, hi: int) -> npt.NDArray[Any]:
+        if (lo, hi) not in self._buffers:
+            self._buffers[lo, hi] = np.empty(self._length, self._dtype)
+        buffer = self._buffers[lo, hi]
+        if (lo, hi) not in self._valid:
+            if hi - lo == 1:
+                self._decode(lo, buffer)
+            else:
+                left, right = self._halves(lo, hi)
+                _sum(self._node(*left), self._node(*right), buffer)
+            self._valid.add((lo, hi))
+        return buffer
+
+    def _present(self, group: int) -> tuple[int, ...]:
+        return tuple(sorted(self._positions[group]))
+
+    def _decode(self, group: int, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+        positions = self._present(group)
+        workers = self._scheme.groups[group].workers
+        weights = self._scheme.patterns.weights(self._scheme.key(group, positions))
+        return kernels.decode([weights], [[self._messages[workers[p]] for p in positions]], self._length, out)
+
+
+def _sum(left: npt.NDArray[Any], right: npt.NDArray[Any], out: npt.NDArray[Any] | None) -> Any:
+    return kernels.lincomb(((1.0, 1.0),), (left, right), None if out is None else (out,))

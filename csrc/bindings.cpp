@@ -172,22 +172,21 @@ class Overlap {
 
 using Matrix = py::array_t<double, py::array::c_style>;
 
-Matrix numbers(py::handle object, const std::string& name, Index dimensions) {
+Matrix matrix_view(py::handle object, const std::string& name) {
     if (py::isinstance<Matrix>(object)) {
         auto exact = py::reinterpret_borrow<Matrix>(object);
-        if (exact.ndim() == dimensions && (exact.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0) return exact;
+        if (exact.ndim() == 2 && (exact.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0) return exact;
     }
     py::array array = py::array::ensure(object);
     if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
         type_error(name + ": expected real numbers, got " +
                    (array ? "dtype " + text(array.dtype()) : type_name(object)));
-    if (array.ndim() != dimensions)
-        value_error(name + ": expected " + std::to_string(dimensions) + " dimensions, got shape " + shape_of(array));
+    if (array.ndim() != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(array));
     return Matrix(py::object(array.attr("astype")("float64")).attr("copy")("C"));
 }
 
 Matrix coefficients_view(py::handle object, const std::string& name, Element element) {
-    Matrix matrix = numbers(object, name, 2);
+    Matrix matrix = matrix_view(object, name);
     if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + shape_of(matrix));
     const double most =
         element == Element::f32 ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
@@ -201,7 +200,7 @@ Matrix coefficients_view(py::handle object, const std::string& name, Element ele
 
 Index positive(py::handle object, const char* name) {
     if (!PyIndex_Check(object.ptr()) || py::isinstance<py::bool_>(object))
-        value_error(std::string(name) + ": expected a positive integer, got " + text(py::repr(object)));
+        type_error(std::string(name) + ": expected a positive integer, got " + text(py::repr(object)));
     const Py_ssize_t value = PyNumber_AsSsize_t(object.ptr(), nullptr);  // clips, as no error type is given
     if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
     if (value < 1) value_error(std::string(name) + ": expected a positive integer, got " + text(py::repr(object)));

@@ -1,0 +1,196 @@
+"""The kernels in Numba, for calling from compiled code (`numba.njit`) and as the fallback of `fastgc.kernels`.
+
+`lincomb` and `decoding_weights` release the GIL, run on one thread and are compiled on first use (a few seconds,
+cached on disk). They have the bits of the C++ kernels on instruction sets that fuse multiplication and addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
+
+__all__ = ["decoding_weights", "lincomb", "lincomb_columns"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _compiled(function: F) -> F:
+    # No fastmath: LLVM must neither reorder a chain nor fuse what is written as two roundings.
+    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def _define_fma(_context: Any, a: Any, b: Any, c: Any) -> Any:
+    if not (a == b == c and isinstance(a, types.Float)):
+        return None
+    return a(a, b, c), lambda _codegen, builder, _signature, arguments: builder.fma(*arguments)
+
+
+def _define_pointer(_context: Any, address: Any) -> Any:
+    def convert(codegen: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], codegen.get_value_type(signature.return_type))
+
+    return types.voidptr(address), convert
+
+
+_fma: Any = intrinsic(_define_fma)  # a * b + c, rounded once
+_pointer: Any = intrinsic(_define_pointer)
+
+
+@_compiled
+def lincomb_columns(coefficients: Any, inputs: Any, outputs: Any, begin: int, end: int, accumulate: bool) -> None:
+    """Columns ``[begin, end)`` of `lincomb` on rows given by address.
+
+    Parameters
+    ----------
+    coefficients : array, shape (P, Q)
+        Of the rows' element type, float32 or float64.
+    inputs, outputs : arrays of uintp, shapes (Q,) and (P,)
+        Addresses of the rows' first elements, aligned to their size. Nothing is checked.
+    begin, end : int
+    accumulate : bool
+    """
+    tile = 2048  # elements: the output row and four inputs stay in a 48 KiB first-level cache
+    for x in range(begin, end, tile):
+        stop = min(x + tile, end)
+        for p in range(len(outputs)):
+            out = carray(_pointer(outputs[p]), (stop,), coefficients.dtype)
+            q = 0
+            if not accumulate:
+                c0 = coefficients[p, 0]
+                x0 = carray(_pointer(inputs[0]), (stop,), coefficients.dtype)
+                for i in range(x, stop):
+                    out[i] = c0 * x0[i]
+                q = 1
+            while q + 4 <= len(inputs):
+                c0, c1, c2, c3 = (
+                    coefficients[p, q],
+                    coefficients[p, q + 1],
+                    coefficients[p, q + 2],
+                    coefficients[p, q + 3],
+                )
+                x0 = carray(_pointer(inputs[q]), (stop,), coefficients.dtype)
+                x1 = carray(_pointer(inputs[q + 1]), (stop,), coefficients.dtype)
+                x2 = carray(_pointer(inputs[q + 2]), (stop,), coefficients.dtype)
+                x3 = carray(_pointer(inputs[q + 3]), (stop,), coefficients.dtype)
+                for i in range(x, stop):
+                    out[i] = _fma(c3, x3[i], _fma(c2, x2[i], _fma(c1, x1[i], _fma(c0, x0[i], out[i]))))
+                q += 4
+            while q < len(inputs):
+                c0 = coefficients[p, q]
+                x0 = carray(_pointer(inputs[q]), (stop,), coefficients.dtype)
+                for i in range(x, stop):
+                    out[i] = _fma(c0, x0[i], out[i])
+                q += 1
+
+
+@_compiled
+def lincomb(coefficients: Any, inputs: Any, out: Any, accumulate: bool) -> None:
+    """``out[p] = sum over q of coefficients[p, q] * inputs[q]``; see `fastgc.kernels.lincomb` for the arithmetic.
+
+    Parameters
+    ----------
+    coefficients : array of float, shape (P, Q)
+        Rounded once to the element type of `inputs`.
+    inputs : array of float32 or float64, shape (Q, L)
+        Elements of a row next to each other, rows at any distance.
+    out : array of the same type, shape (P, L)
+        Likewise. Must not overlap `inputs`, which is not checked.
+    accumulate : bool
+        Add to what `out` holds.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not match, or rows that are not contiguous.
+    """
+    P, Q = coefficients.shape
+    if P == 0 or Q == 0 or inputs.shape[0] != Q or out.shape[0] != P or inputs.shape[1] != out.shape[1]:
+        raise ValueError("expected coefficients (P, Q), inputs (Q, L) and out (P, L)")
+    if inputs.shape[1] > 1 and (inputs.strides[1] != inputs.itemsize or out.strides[1] != out.itemsize):
+        raise ValueError("expected rows of inputs and out to be contiguous")
+    from_rows = np.empty(Q, np.uintp)
+    for q in range(Q):
+        from_rows[q] = inputs.ctypes.data + q * inputs.strides[0]
+    to_rows = np.empty(P, np.uintp)
+    for p in range(P):
+        to_rows[p] = out.ctypes.data + p * out.strides[0]
+    lincomb_columns(coefficients.astype(inputs.dtype), from_rows, to_rows, 0, inputs.shape[1], accumulate)
+
+
+@_compiled
+def decoding_weights(generator: Any, patterns: Any, out: Any, flags: Any) -> None:
+    """Inverses of selected rows of a generator; see `fastgc.kernels.decoding_weights`.
+
+    Parameters
+    ----------
+    generator : array of float64, shape (n, k)
+    patterns : array of int64, shape (B, k)
+        Row numbers, which are not checked.
+    out : array of float64, shape (B, k, k)
+        Receives the inverses; NaN where elimination met a pivot of zero.
+    flags : array of bool, shape (B,)
+        Receives True where the rank must be looked at before the inverse is used.
+    """
+    k = generator.shape[1]
+    m = np.empty((k, k))
+    x = np.empty((k, k))
+    norms = np.empty(k)
+    for b in range(len(patterns)):
+        for v in range(k):
+            norms[v] = 0.0
+            for i in range(k):
+                g = generator[patterns[b, i], v]
+                m[v, i] = g
+                norms[v] += g * g
+        x[:] = 0.0
+        for i in range(k):
+            x[i, i] = 1.0
+
+        singular = False
+        for c in range(k):
+            pivot = c
+            for r in range(c + 1, k):
+                if abs(m[r, c]) > abs(m[pivot, c]):
+                    pivot = r
+            if not abs(m[pivot, c]) > 0:
+                singular = True
+                break
+            if pivot != c:
+                for j in range(k):
+                    m[c, j], m[pivot, j] = m[pivot, j], m[c, j]
+                    x[c, j], x[pivot, j] = x[pivot, j], x[c, j]
+            for r in range(c + 1, k):
+                factor = m[r, c] / m[c, c]
+                m[r, c] = factor
+                for j in range(c + 1, k):
+                    m[r, j] -= factor * m[c, j]
+        if singular:
+            out[b] = np.nan
+            flags[b] = True
+            continue
+
+        for c in range(k):
+            for r in range(c + 1, k):
+                for u in range(k):
+                    x[r, u] -= m[r, c] * x[c, u]
+        for c in range(k - 1, -1, -1):
+            for u in range(k):
+                x[c, u] /= m[c, c]
+            for r in range(c):
+                for u in range(k):
+                    x[r, u] -= m[r, c] * x[c, u]
+
+        product = 0.0
+        for u in range(k):
+            row = 0.0
+            for i in range(k):
+                out[b, u, i] = x[i, u]
+                row += x[i, u] * x[i, u]
+            product += norms[u] * row
+        flags[b] = not k * product < 1e20

@@ -1,0 +1,272 @@
+// The C++ core under AddressSanitizer and UBSan: every instruction set of this machine against naive loops, bit for
+// bit. Every row is a heap block of its exact size, so that a read or write one element off is an error. Run by
+// tests/csrc/run_sanitized.sh.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core.h"
+
+namespace {
+
+using fastgc::Index;
+
+int failures = 0;
+long cases = 0;
+
+template <class T>
+class Row {
+  public:
+    // `offset` elements of a fresh block are skipped, so that rows are misaligned against any vector.
+    Row(Index length, Index offset, std::mt19937& random, bool poison = false)
+        : block_(new T[static_cast<std::size_t>(length + offset)]), data_(block_.get() + offset), length_(length) {
+        std::normal_distribution<double> normal;
+        for (Index i = 0; i < length; ++i)
+            data_[i] = poison ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(normal(random));
+    }
+    T* data() const { return data_; }
+    Index length() const { return length_; }
+
+  private:
+    std::unique_ptr<T[]> block_;
+    T* data_;
+    Index length_;
+};
+
+template <class T>
+std::vector<Row<T>> rows(Index count, Index length, Index offset, std::mt19937& random, bool poison = false) {
+    std::vector<Row<T>> made;
+    for (Index i = 0; i < count; ++i) made.emplace_back(length, (offset + i) % 5, random, poison);
+    return made;
+}
+
+template <class T>
+std::vector<T*> pointers(const std::vector<Row<T>>& rows) {
+    std::vector<T*> list;
+    for (const Row<T>& row : rows) list.push_back(row.data());
+    return list;
+}
+
+std::vector<double> numbers(Index count, std::mt19937& random) {
+    std::normal_distribution<double> normal;
+    std::vector<double> list(static_cast<std::size_t>(count));
+    for (double& x : list) x = normal(random);
+    return list;
+}
+
+// One step of the contract's chain.
+template <class T>
+T step(bool fused, double c, T x, T sum) {
+    const T rounded = static_cast<T>(c);
+    if (fused) return std::fma(rounded, x, sum);
+    const volatile T product = rounded * x;
+    return product + sum;
+}
+
+template <class T>
+T start(double c, T x) {
+    return static_cast<T>(c) * x;
+}
+
+template <class T>
+void expect(T wanted, T got, const std::string& where) {
+    ++cases;
+    if (std::memcmp(&wanted, &got, sizeof(T)) == 0) return;
+    if (++failures <= 20) std::printf("%s: expected %.17g, got %.17g\n", where.c_str(), double(wanted), double(got));
+}
+
+std::string label(const char* what, const fastgc::Options& how, std::initializer_list<Index> sizes) {
+    std::string text = std::string(what) + " " + how.kernels->name + " threads " + std::to_string(how.threads);
+    for (Index size : sizes) text += " " + std::to_string(size);
+    return text;
+}
+
+template <class T>
+void test_lincomb(const fastgc::Options& how, Index P, Index Q, Index length, bool accumulate, std::mt19937& random) {
+    const bool fused = how.kernels->fused;
+    const auto c = numbers(P * Q, random);
+    const auto in = rows<T>(Q, length, length % 3, random);
+    const auto out = rows<T>(P, length, Q % 4, random, !accumulate);
+    std::vector<std::vector<T>> before;
+    for (const Row<T>& row : out) before.emplace_back(row.data(), row.data() + length);
+    const auto sources = pointers(in);
+    const auto targets = pointers(out);
+    fastgc::lincomb<T>(c.data(), P, Q, sources.data(), targets.data(), length, accumulate, how);
+    const std::string where = label("lincomb", how, {static_cast<Index>(sizeof(T)), P, Q, length, accumulate});
+    for (Index p = 0; p < P; ++p)
+        for (Index x = 0; x < length; ++x) {
+            const double* row = c.data() + p * Q;
+            T sum = accumulate ? step(fused, row[0], in[0].data()[x], before[p][x]) : start(row[0], in[0].data()[x]);
+            for (Index q = 1; q < Q; ++q) sum = step(fused, row[q], in[q].data()[x], sum);
+            expect(sum, out[p].data()[x], where);
+        }
+}
+
+template <class T>
+void test_encode(const fastgc::Options& how, Index d, Index m, Index length, bool accumulate, std::mt19937& random) {
+    const bool fused = how.kernels->fused;
+    const Index block = fastgc::block_length(length, m);
+    const auto c = numbers(d * m, random);
+    const auto in = rows<T>(d, length, m % 3, random);
+    const Row<T> out(block, d % 4, random, !accumulate);
+    const std::vector<T> before(out.data(), out.data() + block);
+    const auto sources = pointers(in);
+    fastgc::encode<T>(c.data(), d, m, sources.data(), length, out.data(), accumulate, how);
+    const std::string where = label("encode", how, {static_cast<Index>(sizeof(T)), d, m, length, accumulate});
+    for (Index x = 0; x < block; ++x) {
+        bool first = !accumulate;
+        T sum = before[x];
+        for (Index j = 0; j < d; ++j)
+            for (Index u = 0; u < m; ++u) {
+                if (u * block + x >= length) continue;
+                const T value = in[j].data()[u * block + x];
+                sum = first ? start(c[j * m + u], value) : step(fused, c[j * m + u], value, sum);
+                first = false;
+            }
+        expect(sum, out.data()[x], where);
+    }
+}
+
+template <class T>
+T tree(const std::vector<T>& leaves, std::size_t lo, std::size_t hi) {
+    if (hi - lo == 1) return leaves[lo];
+    const std::size_t mid = (lo + hi) / 2;
+    return tree(leaves, lo, mid) + tree(leaves, mid, hi);
+}
+
+template <class T>
+void test_decode(const fastgc::Options& how, Index groups, Index m, Index length, std::mt19937& random) {
+    const bool fused = how.kernels->fused;
+    const Index block = fastgc::block_length(length, m);
+    std::vector<std::vector<double>> weights;
+    std::vector<std::vector<Row<T>>> messages;
+    std::vector<std::vector<T*>> sources;
+    std::vector<fastgc::Received<T>> received;
+    for (Index g = 0; g < groups; ++g) {
+        const Index count = 1 + g % 4;
+        weights.push_back(numbers(m * count, random));
+        messages.push_back(rows<T>(count, block, g % 3, random));
+        sources.push_back(pointers(messages.back()));
+    }
+    for (Index g = 0; g < groups; ++g)
+        received.push_back({weights[g].data(), sources[g].data(), static_cast<Index>(sources[g].size())});
+    const Row<T> out(length, groups % 4, random, true);
+    fastgc::decode<T>(received.data(), groups, m, length, out.data(), how);
+    const std::string where = label("decode", how, {static_cast<Index>(sizeof(T)), groups, m, length});
+    std::vector<T> leaves(static_cast<std::size_t>(groups));
+    for (Index i = 0; i < length; ++i) {
+        const Index u = i / block, x = i % block;
+        for (Index g = 0; g < groups; ++g) {
+            const Index count = received[g].count;
+            T sum = start(weights[g][u * count], sources[g][0][x]);
+            for (Index q = 1; q < count; ++q) sum = step(fused, weights[g][u * count + q], sources[g][q][x], sum);
+            leaves[g] = sum;
+        }
+        expect(tree(leaves, 0, leaves.size()), out.data()[i], where);
+    }
+}
+
+void test_decoding_weights(const fastgc::Options& how, Index n, Index k, Index batch, std::mt19937& random) {
+    const auto generator = numbers(n * k, random);
+    std::vector<std::int64_t> patterns;
+    for (Index b = 0; b < batch; ++b)
+        for (Index i = 0; i < k; ++i) patterns.push_back((b * 3 + i) % n);
+    const auto size = static_cast<std::size_t>(batch * k * k);
+    const std::unique_ptr<double[]> weights(new double[size]), alone(new double[size]);
+    const std::unique_ptr<unsigned char[]> flags(new unsigned char[static_cast<std::size_t>(batch)]);
+    fastgc::decoding_weights(generator.data(), k, patterns.data(), batch, weights.get(), flags.get(), how);
+    const std::string where = label("decoding_weights", how, {n, k, batch});
+    fastgc::Options portable;
+    portable.kernels = &fastgc::kernels_named("portable", "test");
+    portable.threads = 1;
+    for (Index b = 0; b < batch; ++b) {
+        unsigned char flag = 2;
+        double* inverse = alone.get() + b * k * k;
+        fastgc::decoding_weights(generator.data(), k, patterns.data() + b * k, 1, inverse, &flag, portable);
+        expect<double>(flag, flags[b], where + " flag");
+        for (Index i = 0; i < k * k; ++i) expect(inverse[i], weights[b * k * k + i], where);
+        if (flag != 0) continue;
+        for (Index u = 0; u < k; ++u)
+            for (Index v = 0; v < k; ++v) {
+                double sum = 0, size_of_terms = 0;
+                for (Index i = 0; i < k; ++i) {
+                    const double term = inverse[u * k + i] * generator[patterns[b * k + i] * k + v];
+                    sum += term;
+                    size_of_terms += std::fabs(term);
+                }
+                ++cases;
+                if (!(std::fabs(sum - (u == v)) <= 1e-12 * k * (1 + size_of_terms)) && ++failures <= 20)
+                    std::printf("%s: residual %g\n", where.c_str(), sum - (u == v));
+            }
+    }
+}
+
+void test_singular(const fastgc::Options& how) {
+    const double generator[] = {1, 2, 2, 4, 0, 0, 1, 0};
+    const std::int64_t patterns[] = {0, 1, 0, 3, 2, 3};
+    double weights[12];
+    unsigned char flags[3] = {2, 2, 2};
+    fastgc::decoding_weights(generator, 2, patterns, 3, weights, flags, how);
+    expect<double>(1, flags[0], label("singular", how, {0}));
+    expect<double>(0, flags[1], label("singular", how, {1}));
+    expect<double>(1, flags[2], label("singular", how, {2}));
+}
+
+template <class T>
+void test_all(const fastgc::Options& how, std::mt19937& random) {
+    // Lengths from the widest vector; smaller vectors divide it.
+    const Index N = 64 / static_cast<Index>(sizeof(T));
+    const std::vector<Index> lengths{1,         N / 4 - 1, N / 4 + 1, N / 2,         N - 1,     N,   N + 1,
+                                     4 * N / 3, 4 * N - 1, 4 * N,     4 * N + N + 3, 8 * N + 2, 1001};
+    for (Index P : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17})
+        for (Index Q : {1, 2, 3, 8, 19})
+            for (Index length : lengths)
+                for (bool accumulate : {false, true}) test_lincomb<T>(how, P, Q, length, accumulate, random);
+    test_lincomb<T>(how, 11, 40, 7001, false, random);  // more columns than a stretch of `product` takes
+    test_lincomb<T>(how, 11, 40, 7001, true, random);
+    for (Index m = 1; m <= 6; ++m) {
+        for (Index length = 1; length <= 40; ++length)
+            for (Index d : {1, 3}) {
+                test_encode<T>(how, d, m, length, length % 2 == 0, random);
+                test_decode<T>(how, d, m, length, random);
+            }
+        for (Index groups = 1; groups <= 9; ++groups) test_decode<T>(how, groups, m, 20 * N + 7, random);
+    }
+    test_encode<T>(how, 4, 3, 30011, false, random);
+    test_decode<T>(how, 6, 4, 200003, random);  // several chunks of the tree
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(20200514);
+    for (const fastgc::Kernels* kernels : fastgc::available_kernels())
+        for (int threads : {1, 3}) {
+            fastgc::Options how;
+            how.kernels = kernels;
+            how.threads = threads;
+            if (threads > 1) how.grain = 256;  // so that short rows are cut as well
+            test_all<float>(how, random);
+            test_all<double>(how, random);
+            for (Index k = 1; k <= 17; ++k) test_decoding_weights(how, 2 * k + 1, k, 40, random);
+            test_singular(how);
+        }
+    try {
+        fastgc::kernels_named("sse9", "FASTGC_ISA");
+        ++failures;
+    } catch (const std::invalid_argument&) {
+        ++cases;
+    }
+    std::printf("%ld comparisons, %d failures, instruction sets:", cases, failures);
+    for (const fastgc::Kernels* kernels : fastgc::available_kernels()) std::printf(" %s", kernels->name);
+    std::printf("\n");
+    return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

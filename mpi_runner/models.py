@@ -1,0 +1,197 @@
+"""Models: sums of gradients over partitions on the workers, figures of merit on the master.
+
+A model gives the *sum* over a partition's examples, never a mean and never with a penalty: sums of partitions add up
+to the gradient of the whole whatever the partitions' sizes. The master divides by the count and adds L2 once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+__all__ = ["LogisticRegression", "Model", "Partition", "auc"]
+
+Vector = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Some of the examples.
+
+    Attributes
+    ----------
+    matrix : scipy.sparse.csr_array
+        (count, features), float32 or float64.
+    labels : ndarray
+        (count,), −1 or +1, of the matrix's dtype.
+    """
+
+    matrix: sparse.csr_array[Any, tuple[int, int]]
+    labels: Vector
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return int(self.labels.shape[0])
+
+
+class Model(Protocol):
+    """What the runner needs of a model."""
+
+    @property
+    def length(self) -> int:
+        """Number of parameters."""
+
+    def initial(self) -> Vector:
+        """Return the parameters to start from, 1-D."""
+
+    def partial_gradient(self, parameters: Vector, partition: Partition) -> Vector:
+        """Return the sum of the examples' gradients, 1-D."""
+
+    def gradient_and_loss(
+        self, parameters: Vector, partition: Partition, out: Vector | None = None
+    ) -> tuple[Vector, float]:
+        """Return the sum of the gradients and the sum of the losses, in one pass."""
+
+    def evaluate(self, parameters: Vector, partition: Partition) -> dict[str, float]:
+        """Return figures of merit on a held-out partition."""
+
+
+class LogisticRegression:
+    """Binary logistic regression without intercept: the loss of an example is log(1 + exp(−y·⟨x, w⟩)), y = ±1.
+
+    Parameters
+    ----------
+    features : int
+        Columns of the matrices, and number of parameters.
+    dtype : dtype-like
+        float32 or float64: of parameters, gradients and matrices alike.
+
+    Notes
+    -----
+    Margins and column sums are computed in `dtype` in a fixed order, by scipy.sparse on one thread; losses and
+    residuals of the single examples in float64. Holders of a partition on machines of one kind get the same bits; exp
+    may differ in its last bit between instruction sets.
+    """
+
+    def __init__(self, features: int, dtype: DTypeLike = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, got {self.dtype}")
+        if features < 1:
+            raise ValueError(f"features must be at least 1, got {features}")
+        self.features = features
+
+    @property
+    def length(self) -> int:
+        """Number of parameters."""
+        return self.features
+
+    def initial(self) -> Vector:
+        """Return zeros."""
+        return np.zeros(self.features, self.dtype)
+
+    def partial_gradient(self, parameters: Vector, partition: Partition) -> Vector:
+        """Return Σ −y·σ(−y⟨x, w⟩)·x over the partition, (features,)."""
+        return self.gradient_and_loss(parameters, partition)[0]
+
+    def gradient_and_loss(
+        self, parameters: Vector, partition: Partition, out: Vector | None = None
+    ) -> tuple[Vector, float]:
+        """Return the sum of the gradients and the sum of the losses over the partition.
+
+        Parameters
+        ----------
+        parameters : ndarray
+            (features,), of the model's dtype; not modified.
+        partition : Partition
+            Its matrix has the model's dtype.
+        out : ndarray, optional
+            (features,), of the model's dtype: receives the gradient. It must not overlap `parameters`.
+
+        Returns
+        -------
+        gradient : ndarray
+            `out` where that was given.
+        loss : float
+            Summed in float64.
+        """
+        self._check(parameters, partition)
+        if out is not None:
+            if out.shape != (self.features,) or out.dtype != self.dtype:
+                raise ValueError(
+                    f"out must be {self.dtype} of shape ({self.features},), got {out.dtype} of {out.shape}"
+                )
+            if np.may_share_memory(out, parameters):
+                raise ValueError("out must not overlap parameters")
+        labels = partition.labels
+        margins = labels * (partition.matrix @ parameters)
+        losses, slopes = _logistic(margins)
+        residuals = (-labels * slopes).astype(self.dtype, copy=False)
+        gradient: Vector = partition.matrix.T @ residuals
+        if out is None:
+            return gradient, float(losses.sum())
+        out[:] = gradient
+        return out, float(losses.sum())
+
+    def evaluate(self, parameters: Vector, partition: Partition) -> dict[str, float]:
+        """Return ``auc``, mean ``loss`` (without L2) and ``accuracy`` (at probability ½) over the partition.
+
+        The area under the ROC curve is NaN where all labels are the same.
+        """
+        self._check(parameters, partition)
+        scores = partition.matrix @ parameters
+        losses, _ = _logistic(partition.labels * scores)
+        return {
+            "auc": auc(scores, partition.labels > 0),
+            "loss": float(losses.mean()),
+            "accuracy": float(np.mean((scores > 0) == (partition.labels > 0))),
+        }
+
+    def _check(self, parameters: Vector, partition: Partition) -> None:
+        if parameters.shape != (self.features,) or parameters.dtype != self.dtype:
+            raise ValueError(
+                f"parameters must be {self.dtype} of shape ({self.features},), got {parameters.dtype} "
+                f"of {parameters.shape}"
+            )
+        if partition.matrix.shape[1] != self.features or partition.matrix.dtype != self.dtype:
+            raise ValueError(
+                f"the partition must be {self.dtype} with {self.features} columns, got {partition.matrix.dtype} "
+                f"with {partition.matrix.shape[1]}"
+            )
+
+
+def auc(scores: Vector, positive: NDArray[np.bool_]) -> float:
+    """Return the probability that a positive example scores above a negative one, ties counting one half.
+
+    The Mann–Whitney statistic from ranks, O(N log N); NaN unless both classes are there.
+    """
+    from scipy.stats import rankdata
+
+    positives = int(np.count_nonzero(positive))
+    negatives = positive.size - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    ranks = rankdata(scores)[positive].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _logistic(margins: Vector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return log(1 + e^−u) and σ(−u) for each margin u, without overflow, from one exponential.
+
+    np.logaddexp and scipy.special.expit say the same, but take 0.6 and 0.13 ms for 33 thousand examples where the two
+    sparse products take 0.5 ms each: they are scalar loops, exp and log1p are vectorised.
+    """
+    u = margins.astype(np.float64)
+    small = np.exp(-np.abs(u))
+    losses = np.log1p(small)
+    losses += np.maximum(-u, 0.0)
+    slopes = np.where(u > 0, small, 1.0)
+    slopes /= 1.0 + small
+    return losses, slopes

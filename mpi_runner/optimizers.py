@@ -1,0 +1,223 @@
+"""Optimisers that run on the master, in place and without allocating in an iteration.
+
+Every optimiser has two vectors. `parameters` is where gradients are taken: it is what the workers get.
+`model` is what is evaluated and saved. They are the same array in gradient descent; Nesterov's method takes its
+gradients at a look-ahead point. Both stay owned by the optimiser: a caller that still reads one while
+`update` runs (a pending send, say) copies it first, and fetches the properties anew after each update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpi_runner.models import Model, Partition
+
+__all__ = ["GradientDescent", "Nesterov", "Optimizer", "mean_gradient", "train_single"]
+
+Vector = NDArray[np.floating[Any]]
+
+
+class Optimizer(Protocol):
+    """What the master needs of an optimiser."""
+
+    @property
+    def parameters(self) -> Vector:
+        """Where the next gradient is taken."""
+
+    @property
+    def model(self) -> Vector:
+        """What is evaluated and saved."""
+
+    def update(self, gradient: Vector) -> None:
+        """Take one step along a gradient at `parameters`."""
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of everything that the next steps depend on."""
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from what `state` returned."""
+
+
+def mean_gradient(total: Vector, count: int, l2: float, parameters: Vector, scratch: Vector | None = None) -> Vector:
+    """Turn the sum of the examples' gradients into that of the regularised mean loss, in place.
+
+    ``total ← total / count + l2 · parameters``: the master does this once, so workers know nothing of L2.
+
+    Parameters
+    ----------
+    total : ndarray
+        Sum over all examples; overwritten and returned.
+    count : int
+        Number of examples, ≥ 1.
+    l2 : float
+        Weight of ½‖parameters‖².
+    parameters : ndarray
+        Where the gradient was taken; left alone.
+    scratch : ndarray, optional
+        Room for one vector of the same shape and dtype.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    total /= count
+    if l2:
+        total += np.multiply(parameters, l2, out=scratch)
+    return total
+
+
+class GradientDescent:
+    """``w ← w − step · gradient``.
+
+    Parameters
+    ----------
+    initial : ndarray
+        Starting point, copied. Its dtype is kept.
+    step : float
+        Step size, finite and > 0.
+    """
+
+    def __init__(self, initial: Vector, step: float) -> None:
+        self.step = _checked_step(step)
+        self._model = initial.copy()
+        self._scratch = np.empty_like(self._model)
+
+    @property
+    def parameters(self) -> Vector:
+        """Where the next gradient is taken: the model itself."""
+        return self._model
+
+    @property
+    def model(self) -> Vector:
+        """What is evaluated and saved."""
+        return self._model
+
+    def update(self, gradient: Vector) -> None:
+        """Take one step; `gradient` is not modified."""
+        _check_shape(gradient, self._model)
+        self._model -= np.multiply(gradient, self.step, out=self._scratch)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return ``{"model": …}``, copied."""
+        return {"model": self._model.copy()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from what `state` returned."""
+        _load(self._model, state["model"])
+
+
+class Nesterov:
+    """Nesterov's accelerated gradient for smooth convex losses (Nesterov 1983).
+
+    ``x' = y − step·∇f(y)``, ``t' = (1 + √(1 + 4t²)) / 2``, ``y = x' + (t − 1)/t' · (x' − x)``, with t = 1 and x = y at
+    the start, so the first step is plain gradient descent. `parameters` is y, `model` is x.
+
+    Parameters
+    ----------
+    initial : ndarray
+        Starting point, copied. Its dtype is kept.
+    step : float
+        1/L for an L-smooth loss, L2 term included. Finite and > 0.
+    """
+
+    def __init__(self, initial: Vector, step: float) -> None:
+        self.step = _checked_step(step)
+        self._ahead = initial.copy()
+        self._model = initial.copy()
+        self._scratch = np.empty_like(self._model)
+        self._t = 1.0
+
+    @property
+    def parameters(self) -> Vector:
+        """Where the next gradient is taken: the look-ahead point y."""
+        return self._ahead
+
+    @property
+    def model(self) -> Vector:
+        """What is evaluated and saved: x."""
+        return self._model
+
+    def update(self, gradient: Vector) -> None:
+        """Take one step; `gradient` is not modified."""
+        _check_shape(gradient, self._model)
+        following = (1.0 + math.sqrt(1.0 + 4.0 * self._t**2)) / 2.0
+        new = np.multiply(gradient, self.step, out=self._scratch)
+        np.subtract(self._ahead, new, out=new)
+        np.subtract(new, self._model, out=self._ahead)
+        self._ahead *= (self._t - 1.0) / following
+        self._ahead += new
+        self._model, self._scratch = new, self._model
+        self._t = following
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return ``{"model": x, "parameters": y, "t": …}``, copied."""
+        return {"model": self._model.copy(), "parameters": self._ahead.copy(), "t": np.array(self._t)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from what `state` returned."""
+        _load(self._model, state["model"])
+        _load(self._ahead, state["parameters"])
+        self._t = float(state["t"])
+
+
+def train_single(
+    model: Model,
+    partitions: Sequence[Partition],
+    optimizer: Optimizer,
+    iterations: int,
+    l2: float,
+    callback: Callable[[int, float, Vector], None] | None = None,
+) -> Vector:
+    """Train in this process: the reference that coded training is compared with.
+
+    The partitions' gradients are added in index order in float64 and rounded once to the model's dtype; the rest is
+    the master's own arithmetic.
+
+    Parameters
+    ----------
+    model, partitions, optimizer, iterations, l2
+        As for a run.
+    callback : callable, optional
+        Called after each step with its number from 1, the mean training loss *before* it at the point where the
+        gradient was taken (L2 left out), and the model, which it must not keep or change.
+
+    Returns
+    -------
+    ndarray
+        The model, a copy.
+    """
+    count = sum(partition.count for partition in partitions)
+    dtype = optimizer.parameters.dtype
+    partial = np.empty(model.length, dtype)
+    total = np.empty(model.length, np.float64)
+    for iteration in range(1, iterations + 1):
+        total[:] = 0.0
+        loss = 0.0
+        for partition in partitions:
+            loss += model.gradient_and_loss(optimizer.parameters, partition, out=partial)[1]
+            total += partial
+        gradient = total.astype(dtype)
+        optimizer.update(mean_gradient(gradient, count, l2, optimizer.parameters))
+        if callback is not None:
+            callback(iteration, loss / count, optimizer.model)
+    return optimizer.model.copy()
+
+
+def _checked_step(step: float) -> float:
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"step must be finite and > 0, got {step}")
+    return float(step)
+
+
+def _check_shape(gradient: Vector, model: Vector) -> None:
+    if gradient.shape != model.shape:
+        raise ValueError(f"gradient must have shape {model.shape}, got {gradient.shape}")
+
+
+def _load(target: Vector, source: NDArray[Any]) -> None:
+    if source.shape != target.shape or source.dtype != target.dtype:
+        raise ValueError(f"state must be {target.dtype} of shape {target.shape}, got {source.dtype} of {source.shape}")
+    target[:] = source

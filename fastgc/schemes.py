@@ -366,7 +366,8 @@ def from_coefficients(
             stragglers=promised,
             reduction=reduction,
             exact=True,
-        )
+        ),
+        stacklevel=4,
     )
 
 
@@ -489,15 +490,18 @@ def _promised_sets(decoder: LinearDecoder) -> Iterator[tuple[int, ...]]:
             yield tuple(np.sort(generator.permutation(z)[:size]))
 
 
-def _checked(data: SchemeData) -> GradientCode:
-    """Refuse a scheme with a promised survivor set that is numerically singular, and warn of one that is nearly so."""
+def _checked(data: SchemeData, stacklevel: int = 5) -> GradientCode:
+    """Refuse a scheme with a promised survivor set that is numerically singular, and warn of one that is nearly so.
+
+    `stacklevel` is the depth of the user's line, which the warning names, below `_check_conditioning`.
+    """
     for number, decoder in enumerate(data.decoders):
         if isinstance(decoder, LinearDecoder) and any(group.decoder == number for group in data.groups):
-            _check_conditioning(data.name, decoder)
+            _check_conditioning(data.name, decoder, stacklevel)
     return GradientCode(data)
 
 
-def _check_conditioning(name: str, decoder: LinearDecoder) -> None:
+def _check_conditioning(name: str, decoder: LinearDecoder, stacklevel: int) -> None:
     rows = decoder.code.generator[np.array(list(_promised_sets(decoder)))]
     k = decoder.code.k
     decodable = linalg.rank(rows) == k if decoder.target is None else linalg.spans(rows, decoder.target)
@@ -506,16 +510,20 @@ def _check_conditioning(name: str, decoder: LinearDecoder) -> None:
             f"{name} is numerically singular: float64 cannot decode it with {decoder.tolerated} of {decoder.workers} "
             "workers missing; take fewer workers or stragglers, or another code"
         )
-    length = np.linalg.norm(rows, axis=-2, keepdims=True)
-    values = np.linalg.svd(rows / np.where(length > 0, length, 1.0), compute_uv=False)
+    if decoder.target is not None:
+        # Columns are coordinates that the factorisation chose: their scale is of no account. Those of a group's code
+        # are blocks of the gradient, and a block's error is relative to all of them.
+        length = np.linalg.norm(rows, axis=-2, keepdims=True)
+        rows = rows / np.where(length > 0, length, 1.0)
+    values = np.linalg.svd(rows, compute_uv=False)
     smallest = values[np.arange(len(rows)), np.maximum(linalg.rank(rows), 1) - 1]
-    worst = float((values[:, 0] / smallest).max())
+    worst = float((values[:, 0] / np.maximum(smallest, 1e-300 * values[:, 0])).max())
     if worst * np.finfo(np.float64).eps > ILL_CONDITIONED:
         warnings.warn(
             f"{name} is badly conditioned: some promised survivor set has condition number {worst:.1e}, which leaves "
             f"about {max(0, int(15.9 - np.log10(worst)))} correct digits of float64",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

@@ -187,8 +187,8 @@ def cache_folder() -> Path:
 def prepare(rows: int | None = None, seed: int = 0) -> Flights:
     """Fetch, encode and check whatever the cache folder lacks, one process a host at a time.
 
-    Files appear whole or not at all, and one that does not match its checksum is made again. The first call takes 3 s
-    beyond the download of 8.7 MB; a later one 20 ms, nearly all of it for checksums.
+    Files appear whole or not at all, and one that does not match its checksum is made again. The first call takes
+    1.2 to 2 s beyond the download of 8.7 MB; a later one 20 to 45 ms, nearly all of it for checksums.
 
     Parameters
     ----------
@@ -543,7 +543,7 @@ def _split(total: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 @functools.lru_cache(maxsize=1)
 def _train_order(total: int, seed: int) -> NDArray[np.intp]:
-    """Return the training rows in the seed's order. Kept for the next partition: it takes 40 ms."""
+    """Return the training rows in the seed's order. Kept for the next partition: it takes 60 ms."""
     train = _split(total)[0]
     order = train[_shuffled(len(train), (seed, _ORDER))]
     order.flags.writeable = False

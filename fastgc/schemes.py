@@ -377,7 +377,8 @@ def _checked_coefficients(
     given = [list(partitions) for partitions in assignment]
     if not given or len(coefficients) != len(given):
         raise ValueError(f"coefficients must be one array a worker: {len(coefficients)} given for {len(given)} workers")
-    count = 1 + max((int(p) for partitions in given for p in partitions), default=-1)
+    numbered = ((f"assignment[{i}][{t}]", p) for i, partitions in enumerate(given) for t, p in enumerate(partitions))
+    count = 1 + max((_checks.integer(name, p, 0) for name, p in numbered), default=-1)
     held, weights = [], []
     shapes = []
     for i, (partitions, array) in enumerate(zip(given, coefficients, strict=True)):
@@ -395,8 +396,9 @@ def _checked_coefficients(
         shapes.append(matrix.shape[1])
     if len(set(shapes)) > 1:
         raise ValueError(f"coefficients must agree in their number of columns, not {sorted(set(shapes))}")
-    orphans = sorted(set(range(count)) - {p for numbers in held for p in numbers})
-    if orphans:
+    everything = {p for numbers in held for p in numbers}
+    if len(everything) < count:
+        orphans = list(islice((p for p in range(count) if p not in everything), 10))
         raise ValueError(f"assignment must hold every partition: nobody holds {orphans}")
     return held, weights, shapes[0]
 

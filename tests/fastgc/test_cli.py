@@ -1,0 +1,141 @@
+"""The command line, as a process: text, JSON, and one line with exit status 2 for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastgc
+from fastgc import cli, codes, kernels
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fastgc", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_info() -> None:
+    result = run("info")
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    rows = {name: value.strip() for name, value in rows.items()}
+    assert rows["fastgc"] == fastgc.__version__
+    assert rows["NumPy"] == np.__version__
+    assert rows["backends"] == ", ".join(kernels.backends())
+    assert int(rows["threads"]) >= 1
+    starts = {line.index(rows[line.split("  ", 1)[0]], 15) for line in result.stdout.splitlines()}
+    assert len(starts) == 1  # aligned
+
+
+def test_info_as_json() -> None:
+    result = run("info", "--json", OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert set(values) == {"version", "backends", "isa", "isas", "threads", "numpy", "python"}
+    assert values["threads"] == 1
+    if "cpp" in values["backends"]:
+        assert values["isa"] in values["isas"]
+        assert "portable" in values["isas"]
+
+
+@pytest.mark.skipif("cpp" not in kernels.backends(), reason="the compiled kernels are missing")
+def test_info_knows_the_forced_instruction_set() -> None:
+    assert json.loads(run("info", "--json", FASTGC_ISA="portable").stdout)["isa"] == "portable"
+    result = run("info", FASTGC_ISA="quantum")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "FASTGC_ISA" in result.stderr
+    assert "quantum" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("asked", "most"), [("1", 1), ("10000", os.cpu_count()), ("2,4", 2), ("", None), ("x", None)])
+def test_threads_are_bounded(asked: str, most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert 1 <= cli.info()["threads"] <= (most or os.cpu_count() or 1)
+
+
+def test_codes() -> None:
+    result = run("codes")
+    assert (result.returncode, result.stderr) == (0, "")
+    header, *lines = result.stdout.splitlines()
+    assert header.split("  ")[0] == "code"
+    assert len(lines) == len(cli.code_table())
+    assert len({line.index("[", header.index("[n, k]")) for line in [header, *lines]}) == 1  # aligned
+    assert max(map(len, [header, *lines])) <= 100
+    (line,) = [line for line in lines if line.startswith("cauchy(4, 2)")]
+    assert line.split()[-5:] == ["[4,", "2]", "3", "yes", "2.41"]
+
+
+def test_codes_as_json() -> None:
+    result = run("codes", "--json")
+    assert result.returncode == 0, result.stderr
+    table = json.loads(result.stdout)
+    assert {row["family"] for row in table} == {
+        *codes.FAMILIES, "repetition", "parity", "hamming", "reed_muller", "product",
+    }  # fmt: skip
+    by_code = {row["code"]: row for row in table}
+    assert by_code["hamming(3)"]["distance"] == 3
+    assert not by_code["hamming(3)"]["mds"]
+    for row in table:
+        assert row["stragglers"] == row["distance"] - 1
+        assert row["mds"] == (row["distance"] == row["n"] - row["k"] + 1)
+        assert row["condition"] >= 1
+    assert by_code["reed_muller(1, 3)"]["condition"] == pytest.approx(3.73, abs=0.01)
+
+
+WRONG = [
+    ((), "COMMAND"),
+    (("plant",), "'plant'"),
+    (("info", "--yaml"), "--yaml"),
+    (("codes", "8"), "8"),
+    (("info", "--json=yes"), "yes"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), WRONG, ids=[" ".join(w[0]) or "nothing" for w in WRONG])
+def test_wrong_arguments_end_with_status_2_and_one_line(arguments: tuple[str, ...], named: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("python -m fastgc")
+    assert named in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("info", "--help"), ("codes", "--help")])
+def test_help(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "usage: python -m fastgc" in result.stdout
+
+
+def test_a_reader_that_stops_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastgc", "codes", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 0
+
+
+def test_main_returns_the_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info"]) == 0
+    assert capsys.readouterr().out.startswith("fastgc")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["nothing"])
+    assert caught.value.code == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, islice
 from math import comb, pi
 from typing import IO, Any
@@ -540,7 +540,7 @@ def load(file: str | os.PathLike[str] | IO[bytes]) -> GradientCode:
     return GradientCode(storage.load(file))
 
 
-SCHEMES = {
+SCHEMES: dict[str, Callable[..., GradientCode]] = {
     "grouped": grouped,
     "uncoded": uncoded,
     "ignore_stragglers": ignore_stragglers,

@@ -117,9 +117,17 @@ def _train(options: argparse.Namespace, given: list[str]) -> int:
         from mpi_runner.session import train
 
         return train(config)
-    check(config)
+    scheme = check(config)
     _prepare(config.rows, config.seed)
-    return launch.run(config.workers + 1, given if options.run else [*given, "--run", run])
+    from mpi_runner.display import Display, Follower
+
+    with Display(config, scheme) as display:
+        follower = Follower(run, display)
+        arguments = given if options.run else [*given, "--run", run]
+        status = launch.run(config.workers + 1, arguments, follower.look)
+        if status == 0:
+            display.summary(follower.figures())
+    return status
 
 
 def _compare(options: argparse.Namespace, given: list[str]) -> int:
@@ -135,10 +143,9 @@ def _compare(options: argparse.Namespace, given: list[str]) -> int:
         name, chosen = _scheme(text)
         label = text.replace(":", "-").replace(",", "-").replace("=", "")
         configs.append(_config(options, name, chosen, str(folder / f"{number:02}-{label}")))
-    for config in configs:
-        check(config)
+    made = [check(config) for config in configs]
     _prepare(options.rows, options.seed)
-    return compare(configs, folder)
+    return compare(configs, made, folder)
 
 
 def _scheme(text: str) -> tuple[str, dict[str, Any]]:

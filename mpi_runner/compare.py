@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
+from fastgc import GradientCode
 from mpi_runner import launch
 from mpi_runner.config import TrainConfig
-from mpi_runner.display import comparison, console
+from mpi_runner.display import Display, Follower, comparison, console
 
 COLUMNS = (
     "scheme", "run", "test_auc", "final_loss", "mean_seconds", "median_seconds", "p95_seconds", "total_seconds",
@@ -30,14 +30,16 @@ def arguments(config: TrainConfig) -> list[str]:
     return command
 
 
-def compare(configs: list[TrainConfig], folder: Path) -> int:
+def compare(configs: list[TrainConfig], made: list[GradientCode], folder: Path) -> int:
     """Run each, then print the table and write it as ``compare.csv``; the exit status of the first run that failed."""
     summaries = []
-    for config in configs:
-        status = launch.run(config.workers + 1, arguments(config))
+    for config, scheme in zip(configs, made, strict=True):
+        with Display(config, scheme) as display:
+            follower = Follower(config.run, display)
+            status = launch.run(config.workers + 1, arguments(config), follower.look)
         if status != 0:
             return status
-        summaries.append(json.loads((Path(config.run) / "summary.json").read_text()) | {"run": config.run})
+        summaries.append(follower.figures() | {"run": config.run})
     with (folder / "compare.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

@@ -15,6 +15,8 @@ from mpi_runner.optimizers import OPTIMIZERS
 
 ELEMENT_TYPES = ("float32", "float64")
 POLLS = ("backoff", "spin")
+CONFIG = "config.json"
+"""The file of a run directory that says what the run was told; written first."""
 
 
 class UsageError(Exception):
@@ -135,5 +137,5 @@ def check_directory(run: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--run: cannot write to {os.fspath(run)}: {error.strerror or error}") from None
-    if (run / "config.json").exists():
+    if (run / CONFIG).exists():
         raise UsageError(f"--run: {os.fspath(run)} already holds a run; choose another directory")

@@ -64,6 +64,7 @@ class Master:
         self._gradient = np.empty_like(parameters)
         self._peers = _Peers(comm, self._wire, scheme.workers)
         self._seconds: list[float] = []
+        self._loss = float("nan")
         self._epoch = 0.0
 
     def run(self, iterations: int, after_step: Callable[[int, float, float], float | None]) -> dict[str, Any]:
@@ -84,6 +85,7 @@ class Master:
         self._peers.stop(self._poller)
         return {
             "iterations": iterations,
+            "final_loss": self._loss,
             "total_seconds": total,
             "iteration_seconds": self._seconds,
             "bytes_received": self._peers.bytes_received,
@@ -108,7 +110,7 @@ class Master:
         decoded = time.perf_counter()
         parameters = self._optimizer.parameters
         square = float(np.einsum("i,i->", parameters, parameters, dtype=np.float64))
-        loss = float(loss_sum / count) + 0.5 * self._l2 * square
+        self._loss = loss = float(loss_sum / count) + 0.5 * self._l2 * square
         self._optimizer.update(mean_gradient(gradient, count, self._l2, parameters))
         end = time.perf_counter()
         self._peers.conclude()

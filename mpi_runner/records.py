@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastgc import GradientCode
-from mpi_runner.config import TrainConfig
+from mpi_runner.config import CONFIG, TrainConfig
 
 ITERATION_COLUMNS = (
     "iteration",  # from 1
@@ -53,6 +53,10 @@ ARRIVAL_COLUMNS = (
 )
 
 
+SCHEME, ITERATIONS, ARRIVALS = "scheme.npz", "iterations.csv", "arrivals.csv"
+MODEL, SUMMARY = "model.npy", "summary.json"
+
+
 class RunRecords:
     """Writes a run directory; rows are flushed as they come."""
 
@@ -74,10 +78,10 @@ class RunRecords:
             "versions": _versions(),
             "host": {"name": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()},
         }
-        self._write_json("config.json", facts)
-        scheme.save(self.folder / "scheme.npz")
-        self._iterations = _Table(self.folder / "iterations.csv", ITERATION_COLUMNS)
-        self._arrivals = _Table(self.folder / "arrivals.csv", ARRIVAL_COLUMNS)
+        self._write_json(CONFIG, facts)
+        scheme.save(self.folder / SCHEME)
+        self._iterations = _Table(self.folder / ITERATIONS, ITERATION_COLUMNS)
+        self._arrivals = _Table(self.folder / ARRIVALS, ARRIVAL_COLUMNS)
 
     def iteration(self, **row: Any) -> None:
         """Add a row to ``iterations.csv``."""
@@ -89,8 +93,8 @@ class RunRecords:
 
     def finish(self, parameters: npt.NDArray[Any], summary: dict[str, Any]) -> None:
         """Write the model and the summary."""
-        np.save(self.folder / "model.npy", parameters, allow_pickle=False)
-        self._write_json("summary.json", summary)
+        np.save(self.folder / MODEL, parameters, allow_pickle=False)
+        self._write_json(SUMMARY, summary)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         (self.folder / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -116,6 +120,29 @@ class _Table:
 
     def close(self) -> None:
         self._file.close()
+
+
+class IterationTail:
+    """Reads ``iterations.csv`` while it is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ITERATIONS
+        self._read = 0
+
+    def new_rows(self) -> list[dict[str, str]]:
+        """The rows completed since the last call; none before the file is there."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        complete = content[: content.rfind(b"\n") + 1]
+        rows = [line for line in csv.reader(complete.decode().splitlines()) if line]
+        if self._read == 0:
+            rows = rows[1:]
+        self._read += len(complete)
+        return [dict(zip(ITERATION_COLUMNS, row, strict=True)) for row in rows]
 
 
 def _versions() -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from mpi_runner import delays, flights
 from mpi_runner.config import TrainConfig, UsageError, check
 from mpi_runner.display import Display
 from mpi_runner.flights import DataError, Flights
+from mpi_runner.launch import LAUNCHED
 from mpi_runner.master import Master
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import OPTIMIZERS
@@ -98,13 +101,16 @@ def _lead(
     step = 1.0 / (data.smoothness + l2) if config.step is None else config.step
     optimizer = OPTIMIZERS[config.optimizer](model.initial(), step)
     test = data.load_test(config.dtype)
-    with RunRecords(config, scheme) as records, Display(config, scheme) as display:
+    # Whoever started us shows the run, from what is recorded.
+    shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme)
+    with RunRecords(config, scheme) as records, shown as display:
 
         def after_step(iteration: int, loss: float, seconds: float) -> float | None:
             evaluated = None
             if config.evaluate_every and iteration % config.evaluate_every == 0:
                 evaluated = model.evaluate(optimizer.model, test)["auc"]
-            display.iteration(iteration, loss, seconds, evaluated)
+            if display is not None:
+                display.iteration(iteration, loss, seconds, evaluated)
             return evaluated
 
         figures = Master(comm, scheme, optimizer, l2, records, poller).run(config.iterations, after_step)
@@ -112,7 +118,6 @@ def _lead(
         summary: dict[str, Any] = {
             "scheme": scheme.name,
             **{f"test_{name}": value for name, value in model.evaluate(optimizer.model, test).items()},
-            "final_loss": display.loss,
             **summarize(seconds),
             **figures,
             "step": step,
@@ -120,4 +125,5 @@ def _lead(
             "train_rows": data.train_rows,
         }
         records.finish(np.asarray(optimizer.model), summary)
-        display.summary(summary)
+        if display is not None:
+            display.summary(summary)

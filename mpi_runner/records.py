@@ -116,7 +116,7 @@ class _Table:
         self._writer.writeheader()
 
     def add(self, row: dict[str, Any]) -> None:
-        self._writer.writerow({k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()})
+        self._writer.writerow(row)
 
     def close(self) -> None:
         self._file.close()

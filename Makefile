@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp)
 
-.PHONY: train test setup lint format types sanitize soak clean
+.PHONY: train test setup lint format types sanitize aarch64 soak clean
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.25:2 --seed 1 \
@@ -32,6 +32,10 @@ types: $(VENV)/dev.stamp
 sanitize:
 	tests/csrc/run_sanitized.sh
 
+# The same for AArch64 under QEMU; needs a cross compiler and QEMU, so it is no part of `make test`.
+aarch64:
+	tests/csrc/run_aarch64.sh
+
 # Every promised survivor set × every length to 1000 × both element types: about 20 minutes.
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m soak
@@ -42,7 +46,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) build dist .asan .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so
+	rm -rf $(VENV) build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so
 
 # Editable installs: Python files count at once, C++ files after `make setup`.
 $(VENV)/pip.stamp:

@@ -290,7 +290,7 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("false promise", lambda: given([(0, 1), (0, 1)], [[[1.0], [1.0]], [[1.0], [2.0]]], stragglers=1),
      ValueError, "with 1 of 2 workers missing"),
     ("promise for a group", lambda: given([(0,), (1,)], [ONE, ONE], stragglers=1), ValueError,
-     r"stragglers .*below 1, not 1: workers \[0\] share partitions with no one"),
+     r"stragglers .*at most 0, not 1: workers \[0\] share partitions with no one"),
     ("promise too large", lambda: given([(0,)] * 2, [ONE] * 2, stragglers=2), ValueError,
      "stragglers .*at most 1, not 2"),
     ("partition as text", lambda: given([("a",)], [ONE]), TypeError, r"assignment\[0\]\[0\].*'a'"),

@@ -12,7 +12,7 @@ CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp)
 .PHONY: train test setup lint format types sanitize aarch64 soak clean
 
 train: $(VENV)/train.stamp
-	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.25:2 --seed 1 \
+	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
 	    --schemes uncoded cyclic_repetition:stragglers=2 polynomial:stragglers=2,reduction=2 grouped:load=4,reduction=2
 
 test: lint types sanitize

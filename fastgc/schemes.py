@@ -356,8 +356,8 @@ def from_coefficients(
             tolerated = stragglers
         else:
             raise ValueError(
-                f"stragglers must be at most {len(members) - 1}, not {stragglers}: workers {members} share partitions with "
-                "no one else, and cannot all be missing"
+                f"stragglers must be at most {len(members) - 1}, not {stragglers}: workers {members} share partitions "
+                "with no one else, and cannot all be missing"
             )
         groups.append(Group(tuple(members), len(decoders)))
         decoders.append(LinearDecoder(code, tolerated, target))

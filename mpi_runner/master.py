@@ -157,6 +157,7 @@ class Master:
             sent=self._peers.sent_at[worker] - self._epoch,
             arrived=time.perf_counter() - self._epoch,
             compute=float(header["compute_seconds"]),
+            encode=float(header["encode_seconds"]),
             delay=float(header["delay_seconds"]),
             bytes=self._peers.last_bytes[worker],
             outcome=outcome,

@@ -46,7 +46,8 @@ ARRIVAL_COLUMNS = (
     "worker",
     "sent",  # when its model was sent, seconds since the first model was sent
     "arrived",
-    "compute",  # seconds, by the worker's clock
+    "compute",  # seconds spent on gradients, by the worker's clock
+    "encode",  # on encoding them
     "delay",  # seconds injected
     "bytes",
     "outcome",  # used, late (its iteration was over), abandoned (so was it, and nothing was sent)

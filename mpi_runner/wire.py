@@ -13,7 +13,7 @@ BYE           worker, 3  nothing: the worker's last message
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ HEADER = np.dtype(
         ("iteration", "<i8"),
         ("length", "<u8"),  # of the gradient
         ("itemsize", "<u4"),
-        ("reserved", "<u4"),
+        ("encode_seconds", "<f4"),  # of a RESULT: spent in encoding, computing the gradients, and sleeping
         ("fingerprint", "<u8"),  # the first 8 bytes of the scheme's
         ("compute_seconds", "<f8"),
         ("delay_seconds", "<f8"),
@@ -44,6 +44,17 @@ STATISTICS = 2
 """Numbers that travel beside the gradient, coded in the same way: the sum of losses and the number of examples."""
 
 Array = npt.NDArray[Any]
+
+
+class Spent(NamedTuple):
+    """Seconds that a worker spent on a result, by its own clock."""
+
+    compute: float = 0.0
+    encode: float = 0.0
+    delay: float = 0.0
+
+
+NOTHING = Spent()
 
 
 class Wire:
@@ -73,12 +84,12 @@ class Wire:
         """Room for SKIP and STOP."""
         return np.zeros(HEADER.itemsize, np.uint8)
 
-    def write_header(self, buffer: Array, kind: int, worker: int, iteration: int, *seconds: float) -> Array:
+    def write_header(self, buffer: Array, kind: int, worker: int, iteration: int, spent: Spent = NOTHING) -> Array:
         """Fill in a buffer's header; returns the part of the buffer that a message of this kind has."""
         header = self.header(buffer)
-        times = (*seconds, 0.0, 0.0)[:2]
         header[...] = (
-            MAGIC, kind, worker, iteration, self.length, self.dtype.itemsize, 0, self.fingerprint, *times,
+            MAGIC, kind, worker, iteration, self.length, self.dtype.itemsize, spent.encode, self.fingerprint,
+            spent.compute, spent.delay,
         )  # fmt: skip
         return buffer if kind in (MODEL, RESULT) else buffer[: HEADER.itemsize]
 

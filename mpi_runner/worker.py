@@ -17,7 +17,7 @@ from mpi_runner import wire
 from mpi_runner.delays import Delay
 from mpi_runner.models import Model, Partition
 from mpi_runner.transport import Poller, wait
-from mpi_runner.wire import Wire
+from mpi_runner.wire import Spent, Wire
 
 MASTER = 0
 LONGEST_SLEEP = 0.01  # seconds until an injected delay notices that the run is over
@@ -81,40 +81,43 @@ class Worker:
             if self._stopped:
                 break
             iteration = int(self._wire.header(self._model_in)["iteration"])
-            seconds = self._compute(iteration)
+            spent = self._compute(iteration)
             self._await_model()  # before the answer: the next model finds its place ready
-            if seconds is None:
+            if spent is None:
                 self._send(wire.READY, iteration)
             else:
-                self._send(wire.RESULT, iteration, *seconds)
+                self._send(wire.RESULT, iteration, spent)
         self._model_received.Cancel()  # in vain where a model is on its way: it came before STOP, and is received
         wait(self._model_received, self._poller)
         self._send(wire.BYE, -1)
         wait(self._sent, self._poller)
 
-    def _compute(self, iteration: int) -> tuple[float, float] | None:
-        """Fill the result buffer; seconds of computation and of injected delay, or None for abandoned work."""
+    def _compute(self, iteration: int) -> Spent | None:
+        """Fill the result buffer; returns None for abandoned work."""
         load = len(self._partitions)
         delay = self._delay.seconds(self._seed, self._number, iteration, load, self._scheme.workers)
         parameters = self._wire.parameters(self._model_in)
         self._gradient_encoder.reset()
         self._statistics_encoder.reset()
-        computed = 0.0
+        computed = encoded = 0.0
         for number, partition in self._partitions.items():
             if self._told_to_stop() or self._over >= iteration:
                 return None
             start = time.perf_counter()
             _, loss = self._model.gradient_and_loss(parameters, partition, out=self._gradient)
+            between = time.perf_counter()
             self._gradient_encoder.add(number, self._gradient)
             self._statistics_encoder.add(number, np.array([loss, partition.count], np.float64))
-            computed += time.perf_counter() - start
+            computed += between - start
+            encoded += time.perf_counter() - between
             self._sleep(delay / load)
         if self._told_to_stop() or self._over >= iteration:
             return None
         wait(self._sent, self._poller)  # long done: the master has answered it with this model
+        start = time.perf_counter()
         self._wire.gradient(self._result_out)[:] = self._gradient_encoder.message()
         self._wire.statistics(self._result_out)[:] = self._statistics_encoder.message()
-        return computed, delay
+        return Spent(computed, encoded + time.perf_counter() - start, delay)
 
     def _sleep(self, seconds: float) -> None:
         """Be slow, as if computing, unless the run ends."""
@@ -139,7 +142,7 @@ class Worker:
                 self._await_control()
         return self._stopped
 
-    def _send(self, kind: int, iteration: int, *seconds: float) -> None:
+    def _send(self, kind: int, iteration: int, spent: Spent = wire.NOTHING) -> None:
         wait(self._sent, self._poller)
-        message = self._wire.write_header(self._result_out, kind, self._number, iteration, *seconds)
+        message = self._wire.write_header(self._result_out, kind, self._number, iteration, spent)
         self._sent = self._comm.Isend(message, dest=MASTER, tag=wire.TAG_RESULT)

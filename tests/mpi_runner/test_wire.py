@@ -24,11 +24,12 @@ def test_a_result_keeps_what_is_written(length: int, dtype: Any) -> None:
     statistics = np.array([3.25], np.float64)
     layout.gradient(buffer)[:] = gradient
     layout.statistics(buffer)[:] = statistics
-    message = layout.write_header(buffer, wire.RESULT, 4, 17, 0.5, 0.25)
+    message = layout.write_header(buffer, wire.RESULT, 4, 17, wire.Spent(compute=0.5, encode=0.125, delay=0.25))
     assert message.nbytes == layout.result_bytes
     header = layout.header(message)
     assert (int(header["worker"]), int(header["iteration"])) == (4, 17)
-    assert (float(header["compute_seconds"]), float(header["delay_seconds"])) == (0.5, 0.25)
+    seconds = [float(header[f"{what}_seconds"]) for what in ("compute", "encode", "delay")]
+    assert seconds == [0.5, 0.125, 0.25]
     np.testing.assert_array_equal(layout.gradient(message), gradient)
     np.testing.assert_array_equal(layout.statistics(message), statistics)
     assert layout.fault(message, message.nbytes, {wire.RESULT: layout.result_bytes}, 4) is None

@@ -26,9 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run_command(options, given)
     except UsageError as error:
-        print(f"mpi_runner: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    return status
+        complaint = str(error)
+    except ModuleNotFoundError as error:  # of what the runner needs beyond the package itself
+        complaint = f"{str(error.name).partition('.')[0]} is not installed: pip install 'fast-gradient-coding[train]'"
+    else:
+        return status
+    print(f"mpi_runner: error: {complaint}", file=sys.stderr)
+    return EXIT_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:

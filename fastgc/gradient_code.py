@@ -19,6 +19,8 @@ import numpy.typing as npt
 from fastgc import _checks, kernels, storage
 from fastgc.decoders import Decoder, Positions
 from fastgc.errors import NotDecodableError
+from fastgc.kernels._segments import segments
+from fastgc.layout import Layout
 from fastgc.patterns import Key, PatternCache, mask_of
 from fastgc.storage import Group, SchemeData
 from fastgc.streaming import Collector, Encoder
@@ -99,8 +101,10 @@ class GradientCode:
     def encode(
         self,
         worker: int,
-        gradients: npt.NDArray[Any] | Sequence[npt.NDArray[Any]],
+        gradients: npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Sequence[Sequence[npt.NDArray[Any]]],
         out: npt.NDArray[Any] | None = None,
+        *,
+        layout: Layout | None = None,
     ) -> npt.NDArray[Any]:
         """The message of a worker.
 
@@ -108,9 +112,12 @@ class GradientCode:
         ----------
         worker : int
         gradients : ndarray, shape (len(assignment[worker]), length), or a sequence of 1-D arrays
-            One gradient for each partition of ``assignment[worker]``, in that order; float32 or float64.
+            One gradient for each partition of ``assignment[worker]``, in that order; float32 or float64. With a
+            `layout`, a sequence of lists of tensors.
         out : ndarray, shape (message_length(length),), optional
             Must not overlap the gradients.
+        layout : Layout, optional
+            Gradients are lists of tensors of these shapes, read where they lie.
 
         Returns
         -------
@@ -129,10 +136,65 @@ class GradientCode:
             raise ValueError(
                 f"gradients must be {len(coefficients)}, one a partition of worker {worker}, not {len(gradients)}"
             )
-        return kernels.encode(coefficients, gradients, out)
+        if layout is not None:
+            return layout.encode(coefficients, gradients, out)  # type: ignore[arg-type]  # it checks what it is given
+        return kernels.encode(coefficients, gradients, out)  # type: ignore[arg-type]
 
-    def encoder(self, worker: int, length: int, dtype: npt.DTypeLike) -> Encoder:
-        """A streaming encoder, which takes each gradient when it is ready and keeps none of them."""
+    def encode_all(
+        self, gradients: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """The messages of all workers, for simulation and tests; the bits of `encode`.
+
+        Workers that hold the same partitions are encoded together, so that their gradients are read once.
+
+        Parameters
+        ----------
+        gradients : ndarray, shape (partitions, length), or a sequence of 1-D arrays
+            The gradient of every partition.
+        out : ndarray, shape (workers, message_length(length)), optional
+            Must not overlap the gradients.
+
+        Returns
+        -------
+        ndarray, shape (workers, message_length(length))
+            `out` where given.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A wrong shape or element type; `out` is then untouched.
+        """
+        if not hasattr(gradients, "__len__"):
+            raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
+        if len(gradients) != self.partitions:
+            raise ValueError(f"gradients must be {self.partitions}, one a partition, not {len(gradients)}")
+        dtype = _checks.element_type("gradients", gradients[0].dtype)
+        length = len(gradients[0])
+        for j, gradient in enumerate(gradients):
+            _checks.message(f"gradients[{j}]", gradient, length, dtype)
+        shape = (self.workers, self.message_length(length))
+        if out is None:
+            out = np.empty(shape, dtype)
+        elif not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
+            raise ValueError(f"out must be a {dtype} array of shape {shape}, not {getattr(out, 'shape', out)!r}")
+        elif not out.flags.writeable or any(np.may_share_memory(out, gradient) for gradient in gradients):
+            raise ValueError("out must be writeable and must not overlap the gradients")
+        together: dict[tuple[int, ...], list[int]] = {}
+        for worker, held in enumerate(self.assignment):
+            together.setdefault(held, []).append(worker)
+        for held, workers in together.items():
+            _encode_together(
+                [self.coefficients(worker) for worker in workers],
+                [gradients[j] for j in held],
+                [out[worker] for worker in workers],
+            )
+        return out
+
+    def encoder(self, worker: int, length: int | Layout, dtype: npt.DTypeLike) -> Encoder:
+        """A streaming encoder, which takes each gradient when it is ready and keeps none of them.
+
+        With a `Layout` in place of a length it takes gradients that are lists of tensors.
+        """
         worker = _checks.integer("worker", worker, 0, self.workers - 1)
         return Encoder(self.assignment[worker], self.coefficients(worker), length, dtype)
 
@@ -296,6 +358,19 @@ class GradientCode:
             f"<GradientCode {self.name}: workers={self.workers}, partitions={self.partitions}, load={self.load}, "
             f"stragglers={self.stragglers}, reduction={self.reduction}{'' if self.exact else ', inexact'}>"
         )
+
+
+def _encode_together(
+    coefficients: Sequence[npt.NDArray[np.float64]],
+    gradients: Sequence[npt.NDArray[Any]],
+    out: Sequence[npt.NDArray[Any]],
+) -> None:
+    """Messages of workers with the same partitions: every element is the chain that `fastgc.kernels.encode` makes."""
+    matrix = np.stack(coefficients)
+    for columns, present in segments(len(gradients[0]), matrix.shape[2]):
+        block = len(out[0])
+        inputs = [g[u * block :][columns] for g in gradients for u in range(present)]
+        kernels.lincomb(matrix[:, :, :present].reshape(len(out), -1), inputs, [row[columns] for row in out])
 
 
 def _from_bytes(content: bytes) -> GradientCode:

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--sizes", type=_integers, default=cases.SIZES, help="values of P and Q; default: 1,2,4,…,64")
     add("--lengths", type=_integers, default=cases.LENGTHS, help="values of L in the grid; default: 10³ … 10⁷")
     add("--only", type=_shape, action="append", metavar="PxQ[xL]", help="these cells of the grid; may be repeated")
+    add("--contestants", type=_strings, default=("",), help="of the grid: those whose names begin so; default: all")
     add("--quick", action="store_true", help="P, Q of 1, 4, 16, 64, lengths to 10⁶, a tenth of a second a cell")
     add("--seconds-per-cell", type=float, default=None, help=f"default: {Effort().seconds}; --quick: 0.1")
     add("--memory", type=float, default=2.0, metavar="GIB", help="largest inputs and outputs; default: %(default)s")
@@ -50,7 +51,7 @@ def measured(options: argparse.Namespace) -> Iterator[Record]:
     memory = options.memory * 2**30
     types = [name for name in options.types if _known(name)]
     if "lincomb" in options.suites:
-        yield from lincomb.run(chosen(options), contestants(), effort)
+        yield from lincomb.run(chosen(options), contestants(options.contestants), effort)
     if "end-to-end" in options.suites:
         lengths = [length for length in end_to_end.LENGTHS if not options.quick or length <= 10**6]
         yield from end_to_end.run(types, lengths, memory, replace(effort, seconds=2 * effort.seconds))
@@ -79,13 +80,16 @@ def run(options: argparse.Namespace) -> Results:
             results.limits = list(limits.survey(options.threads))
             progress.remove_task(task)
         task = progress.add_task("", total=len(chosen(options)) if "lincomb" in options.suites else None)
-        for record in measured(options):
-            results.records.append(record)
-            names = ", ".join(f"{name} {value}" for name, value in record.case.items())
-            progress.update(task, description=f"{record.suite}: {names}")
-            if record.suite == "lincomb":
-                progress.advance(task)
-    results.header["finished"] = environment.now()
+        try:
+            for record in measured(options):
+                results.records.append(record)
+                names = ", ".join(f"{name} {value}" for name, value in record.case.items())
+                progress.update(task, description=f"{record.suite}: {names}")
+                if record.suite == "lincomb":
+                    progress.advance(task)
+        except KeyboardInterrupt:  # what there is by now is worth keeping
+            results.header["interrupted"] = True
+    results.header |= {"blas": environment.libraries(), "finished": environment.now()}
     return results
 
 
@@ -139,6 +143,10 @@ def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         return found
 
     return names
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 def _integers(text: str) -> tuple[int, ...]:

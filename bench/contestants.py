@@ -9,7 +9,7 @@ the case raises `NotApplicable`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -247,7 +247,7 @@ def _numkong(problem: Problem) -> Call:
 def _naive_loop() -> Any:
     numba = _module("numba")
 
-    @numba.njit(parallel=True, fastmath=True)  # type: ignore[untyped-decorator, unused-ignore]
+    @numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator, unused-ignore]
     def loop(coefficients: Array, inputs: Array, outputs: Array, accumulate: bool, chunks: int) -> None:
         p, q = coefficients.shape
         length = inputs.shape[1]
@@ -275,9 +275,9 @@ OURS = "fastgc"
 """The contestant that the others are compared with: what a user calls, with nothing chosen."""
 
 
-def contestants() -> list[Contestant]:
-    """All of them, ours first."""
-    return [
+def contestants(only: Sequence[str] = ("",)) -> list[Contestant]:
+    """Those whose names begin with one of `only`, case aside; ours first."""
+    everyone = [
         Contestant(OURS, _fastgc, ours=True),
         *(Contestant(f"fastgc {isa}", partial(_fastgc_isa, isa=isa), ours=True) for isa in _instruction_sets()),
         *(
@@ -289,8 +289,9 @@ def contestants() -> list[Contestant]:
         Contestant("PyTorch", _torch),
         Contestant("NumKong", _numkong),
         Contestant("Numba loop", _naive),
-        Contestant("NumPy, converted", _numpy_converted),
-        Contestant("NumPy, converted by blocks", partial(_numpy_converted, blocked=True)),
-        Contestant("PyTorch, converted", _torch_converted),
-        Contestant("PyTorch, converted by blocks", partial(_torch_converted, blocked=True)),
+        Contestant("NumPy via f32", _numpy_converted),
+        Contestant("NumPy via f32, blocked", partial(_numpy_converted, blocked=True)),
+        Contestant("PyTorch via f32", _torch_converted),
+        Contestant("PyTorch via f32, blocked", partial(_torch_converted, blocked=True)),
     ]
+    return [c for c in everyone if c.name.lower().startswith(tuple(name.lower() for name in only))]

@@ -66,8 +66,8 @@ def run(types: Sequence[str], lengths: Sequence[int], memory: float, effort: Eff
                     if (rows + 1) * length * arena.element.dtype.itemsize > memory:
                         continue
                     for fresh in (False, True):
-                        set_threads(threads)
                         task = build(code, arena, length, fresh)
+                        set_threads(threads)  # only now is every library loaded
                         case = {"scheme": scheme, "type": type_name, "length": length, "threads": threads}
                         record = Record(suite, {**case, "outputs": "fresh" if fresh else "reused"}, bytes=task.bytes)
                         yield _measured(task, record, arena.element, effort, threads)
@@ -234,10 +234,10 @@ def _decode(code: GradientCode, arena: Arena, length: int, fresh: bool) -> Task:
     skipped = {}
     if arena.element.half:
         reason = "BLAS has no half types"
-        skipped = dict.fromkeys(("NumPy", "NumPy, least squares", "PyTorch"), reason)
+        skipped = dict.fromkeys(("NumPy", "NumPy least squares", "PyTorch"), reason)
     else:
         calls["NumPy"] = lambda: numpy_product(cached)
-        calls["NumPy, least squares"] = solved
+        calls["NumPy least squares"] = solved
         if torch := _torch():
             calls["PyTorch"] = _torch_decode(torch, cached, messages, padded, length, fresh)
         else:

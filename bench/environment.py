@@ -44,14 +44,13 @@ def cpus() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Give every library so many threads. Call it after a library is first used: before that it has no pool."""
+    """Give every library that is loaded by now so many threads."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=count)
-    with contextlib.suppress(ImportError):
-        importlib.import_module("torch").set_num_threads(count)
-    with contextlib.suppress(ImportError):
-        numba = importlib.import_module("numba")
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(count)
+    if numba := sys.modules.get("numba"):
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
 
 
@@ -73,7 +72,6 @@ def header(options: dict[str, Any]) -> dict[str, Any]:
             if (version := _version(name))
         },
         "fastgc": _kernels(),
-        "blas": _blas(),
         "limits_vector_bytes": limits.vector_bytes(),
         "options": options,
     }
@@ -137,19 +135,15 @@ def _kernels() -> dict[str, Any]:
     return described
 
 
-def _blas() -> list[dict[str, Any]]:
-    """The BLAS and OpenMP libraries that are loaded, with the kernel that OpenBLAS chose for this CPU."""
+def libraries() -> list[dict[str, Any]]:
+    """The BLAS and OpenMP libraries that are loaded by now, with the kernel that OpenBLAS chose for this CPU."""
     from threadpoolctl import threadpool_info
 
-    for name in ("scipy.linalg", "torch"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
     keys = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
-    libraries = [
+    found = [
         {"library": Path(str(info["filepath"])).name, **{key: info[key] for key in keys if info.get(key)}}
         for info in threadpool_info()
     ]
-    with contextlib.suppress(ImportError):
-        torch = importlib.import_module("torch")
-        libraries.append({"library": "torch", "capability": torch.backends.cpu.get_cpu_capability()})
-    return libraries
+    if torch := sys.modules.get("torch"):
+        found.append({"library": "torch", "capability": torch.backends.cpu.get_cpu_capability()})
+    return found

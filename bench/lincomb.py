@@ -37,7 +37,6 @@ def measure_case(
 ) -> Record:
     """One case. `skip` are names of contestants to leave out, with the reason."""
     case = problem.case
-    set_threads(case.threads)
     record = Record("lincomb", case.description, bytes=case.bytes, flops=case.flops)
     calls: dict[str, Call] = {}
     errors: dict[str, float] = {}
@@ -52,6 +51,7 @@ def measure_case(
             continue
         except Unavailable as reason:
             record.skipped[contestant.name] = str(reason)
+    set_threads(case.threads)  # only now is every library loaded
     ours = {contestant.name for contestant in contestants if contestant.ours}
     peers = [name for name in calls if name not in ours]
     samples = measure(

@@ -167,7 +167,7 @@ def _end_to_end(suite: str, records: Sequence[Record]) -> Figure:
             axis = axes[row, column]
             here = [r for r in records if r.case["scheme"] == scheme and r.case["type"] == type_name]
             names = dict.fromkeys(timing.name for record in here for timing in record.timings if not timing.ours)
-            colours = {"NumPy": ORANGE, "PyTorch": VERMILION, "NumPy, least squares": GREEN}
+            colours = {"NumPy": ORANGE, "PyTorch": VERMILION, "NumPy least squares": GREEN}
             for name in names:
                 points = [
                     (record.case["length"], peer.seconds / ours.seconds)

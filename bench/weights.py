@@ -76,13 +76,13 @@ def single(suite: str, scheme: str, code: GradientCode, effort: Effort) -> Recor
 
     calls: dict[str, Callable[[], Array]] = {
         OURS: new if "new" in suite else known,
-        "NumPy, least squares": solve,
+        "NumPy least squares": solve,
     }
     decoder = code.decoder(0)
     if len(code.groups) == 1 and isinstance(decoder, LinearDecoder):
         rows = decoder.code.generator[list(survivors)]
         target = np.eye(code.reduction) if decoder.target is None else decoder.target
-        calls["NumPy, least squares on the code"] = lambda: np.linalg.lstsq(rows.T, target.T, rcond=None)[0].T
+        calls["NumPy least squares on the code"] = lambda: np.linalg.lstsq(rows.T, target.T, rcond=None)[0].T
     scale = np.abs(expected).max()
     errors = {name: float(np.abs(call() - expected).max() / scale) for name, call in calls.items()}
     return _measured(record, calls, errors, 1e5, effort)

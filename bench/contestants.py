@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases import Array, Problem
+from bench.records import OURS
 from fastgc import kernels
 
 Call = Callable[[], object]
@@ -269,10 +270,6 @@ def _naive(problem: Problem) -> Call:
         raise NotApplicable("Numba has no arithmetic on half types on the CPU")
     case = problem.case
     return partial(_naive_loop(), problem.coefficients, problem.inputs, problem.outputs, case.accumulate, case.threads)
-
-
-OURS = "fastgc"
-"""The contestant that the others are compared with: what a user calls, with nothing chosen."""
 
 
 def contestants(only: Sequence[str] = ("",)) -> list[Contestant]:

@@ -19,7 +19,7 @@ from bench.cases import Arena, Array, ElementType, element_type
 from bench.environment import cpus, set_threads
 from bench.limits import TRY_SECONDS, Mix, passes_for
 from bench.lincomb import LIMIT, compare
-from bench.records import Record, Timing
+from bench.records import OURS, Record, Timing
 from bench.timing import Effort, Repeated, SelfTimed, measure
 from fastgc import schemes
 from fastgc.gradient_code import GradientCode
@@ -32,7 +32,6 @@ SCHEMES: dict[str, Callable[[], GradientCode]] = {
     "polynomial (8, 2, 2)": lambda: schemes.polynomial(8, 2, 2),
 }
 LENGTHS = (10**4, 10**6, 10**7, 10**8)
-OURS = "fastgc"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Iterator
 
 from bench.cases import Arena, Case, Problem, element_type
-from bench.contestants import OURS, Call, Contestant, NotApplicable, Unavailable
+from bench.contestants import Call, Contestant, NotApplicable, Unavailable
 from bench.environment import set_threads
 from bench.limits import TRY_SECONDS, Mix, Peak, passes_for
-from bench.records import Record, Timing
+from bench.records import OURS, Record, Timing
 from bench.timing import Effort, Repeated, Samples, SelfTimed, measure
 
 LIMIT, PEAK = "(limit)", "(peak)"

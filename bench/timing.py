@@ -128,7 +128,7 @@ class Samples:
         return float(np.median(ratios)), float(interval.low), float(interval.high)
 
 
-LONG = 0.05
+BRIEF, LONG = 0.005, 0.05  # seconds
 
 
 def _cores_lost() -> int:
@@ -154,6 +154,7 @@ def measure(
     first: dict[str, list[float]] = {}
     random = np.random.default_rng(0)
 
+    brief: dict[str, bool] = {}  # a long call neither finds its data in a cache nor minds waking its threads
     disturbed = 0
 
     def sample(name: str, times: int) -> float:
@@ -161,7 +162,8 @@ def measure(
         for _ in range(effort.retakes + 1):
             if settle:
                 time.sleep(settle)
-            contestants[name].warm()
+            if brief.get(name, True):
+                contestants[name].warm()
             before = _cores_lost()
             seconds = contestants[name].sample(times)
             if _cores_lost() == before:
@@ -176,11 +178,12 @@ def measure(
     try:
         for name in contestants:
             once = sample(name, 1)
+            brief[name] = once < BRIEF
             repetitions[name] = max(1, min(1_000_000, round(effort.sample_seconds / max(once, 1e-9))))
             first[name] = [sample(name, repetitions[name]) for _ in range(effort.first if once < LONG else 1)]
         best = min(min(first[name]) for name in rivals or contestants)
         running = [name for name in first if name in keep or min(first[name]) <= effort.hopeless * best]
-        a_round = sum(min(first[name]) * (repetitions[name] + 1) + settle for name in running)
+        a_round = sum(min(first[name]) * (repetitions[name] + brief[name]) + settle for name in running)
         rounds = max(effort.fewest, min(effort.most, int(effort.seconds / a_round)))
         seconds: dict[str, list[float]] = {name: [] for name in running}
         for _ in range(rounds):

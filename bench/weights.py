@@ -10,7 +10,7 @@ from bench.cases import Array
 from bench.end_to_end import least_squares
 from bench.environment import set_threads
 from bench.lincomb import compare
-from bench.records import Record, Timing
+from bench.records import OURS, Record, Timing
 from bench.timing import Effort, Repeated, measure
 from fastgc import kernels, schemes
 from fastgc.decoders import LinearDecoder
@@ -22,7 +22,6 @@ SCHEMES: dict[str, Callable[[], GradientCode]] = {
     "cyclic repetition (30, 3)": lambda: schemes.cyclic_repetition(30, 3),
     "grouped [10,5], 10 workers": lambda: schemes.grouped(10, 10, 5),
 }
-OURS = "fastgc"
 
 
 def run(effort: Effort) -> Iterator[Record]:

@@ -20,9 +20,9 @@ for needed in ("matplotlib", "rich", "threadpoolctl"):
 
 from bench import limits, report
 from bench.cases import Arena, Case, Problem, element_type
-from bench.contestants import OURS, Contestant, NotApplicable, Unavailable, contestants
+from bench.contestants import Contestant, NotApplicable, Unavailable, contestants
 from bench.lincomb import measure_case, verified
-from bench.records import Record, Results, Timing, merge
+from bench.records import OURS, Record, Results, Timing, merge
 from bench.timing import Effort, Repeated, Samples, measure
 
 ROOT = Path(__file__).parents[2]

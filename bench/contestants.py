@@ -45,7 +45,7 @@ class Contestant:
 
 def _fastgc(problem: Problem, backend: str | None = None) -> Call:
     case = problem.case
-    call = partial(
+    return partial(
         kernels.lincomb,
         problem.coefficients,
         problem.inputs,
@@ -54,7 +54,6 @@ def _fastgc(problem: Problem, backend: str | None = None) -> Call:
         threads=case.threads,
         backend=backend,
     )
-    return _tried(call)
 
 
 def _fastgc_isa(problem: Problem, isa: str) -> Call:
@@ -62,15 +61,7 @@ def _fastgc_isa(problem: Problem, isa: str) -> Call:
 
     case = problem.case
     arguments = (problem.coefficients, problem.inputs, problem.outputs, case.accumulate, case.threads, isa)
-    return _tried(partial(_core.lincomb, *arguments))
-
-
-def _tried(call: Call) -> Call:
-    try:
-        call()
-    except TypeError as error:
-        raise Unavailable(str(error).splitlines()[0]) from None
-    return call
+    return partial(_core.lincomb, *arguments)
 
 
 def _instruction_sets() -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Timing:
     samples: int
     error: float | None = None
     faults: int | None = None
+
+
+TIMING_FIELDS = [field.name for field in fields(Timing)]
 
 
 @dataclass
@@ -121,9 +124,15 @@ class Results:
         return [record for record in self.records if record.suite in names]
 
     def save(self, path: Path) -> None:
-        """Write as JSON, a record a line, numbers to five digits."""
-        lines = ",\n".join(json.dumps(_rounded(_brief(asdict(record)))) for record in self.records)
-        head = {"format": FORMAT, "version": VERSION, "header": self.header, "limits": _rounded(self.limits)}
+        """Write as JSON, a record a line, numbers to five digits; timings are lists of `timing_fields`."""
+        lines = ",\n".join(json.dumps(_packed(record), ensure_ascii=False) for record in self.records)
+        head = {
+            "format": FORMAT,
+            "version": VERSION,
+            "header": self.header,
+            "limits": _rounded(self.limits),
+            "timing_fields": TIMING_FIELDS,
+        }
         text = json.dumps(head, indent=1)[:-2] + f',\n "records": [\n{lines}\n]}}\n'
         path.write_text(text, encoding="utf-8")
 
@@ -134,7 +143,7 @@ class Results:
         if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
             raise ValueError(f"{path} is no {FORMAT} file of version {VERSION}")
         records = [
-            Record(**{**record, "timings": [Timing(**timing) for timing in record["timings"]]})
+            Record(**{**record, "timings": [Timing(*timing) for timing in record["timings"]]})
             for record in data["records"]
         ]
         return cls(data["header"], data["limits"], records)
@@ -205,6 +214,12 @@ def _merged(records: Sequence[Record]) -> Record:
         peak=median(record.peak for record in records),
         disturbed=median(record.disturbed for record in records),
     )
+
+
+def _packed(record: Record) -> dict[str, Any]:
+    timings = [[*astuple(timing)[: None if timing.faults is not None else -1]] for timing in record.timings]
+    packed: dict[str, Any] = _rounded({**_brief(asdict(record)), "timings": timings})
+    return packed
 
 
 def _brief(value: Any) -> Any:

@@ -92,11 +92,14 @@ class SelfTimed:
 
 @dataclass
 class Samples:
-    """Seconds of each contestant, a list over the rounds; shorter for those that were given up."""
+    """Seconds of each contestant, a list over the rounds; shorter for those that were given up.
+
+    `disturbance` is the fraction of samples that were disturbed, however often they were taken.
+    """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     rounds: int = 0
-    disturbed: int = 0
+    disturbance: float = 0.0
 
     def finished(self, name: str) -> bool:
         """Whether a contestant took part in all rounds."""
@@ -107,11 +110,6 @@ class Samples:
         q1, median, q3 = (float(q) for q in np.quantile(self.seconds[name], (0.25, 0.5, 0.75)))
         samples = self.seconds[name]
         return {"seconds": median, "q1": q1, "q3": q3, "fastest": min(samples), "samples": len(samples)}
-
-    @property
-    def disturbance(self) -> float:
-        """Fraction of the samples that were disturbed, however often they were taken."""
-        return self.disturbed / sum(map(len, self.seconds.values()))
 
     def ratio(self, name: str, to: str) -> tuple[float, float, float]:
         """How many times longer `name` takes than `to`: the median over the rounds and its 95 % interval.
@@ -155,10 +153,9 @@ def measure(
     random = np.random.default_rng(0)
 
     brief: dict[str, bool] = {}  # a long call neither finds its data in a cache nor minds waking its threads
-    disturbed = 0
+    disturbed: list[bool] = []
 
     def sample(name: str, times: int) -> float:
-        nonlocal disturbed
         for _ in range(effort.retakes + 1):
             if settle:
                 time.sleep(settle)
@@ -166,11 +163,12 @@ def measure(
                 contestants[name].warm()
             before = _cores_lost()
             seconds = contestants[name].sample(times)
-            if _cores_lost() == before:
-                return seconds
-            if seconds * times > LONG:  # so long that it is bound to happen
+            lost = _cores_lost() != before
+            if not lost:
                 break
-        disturbed += 1
+            if not brief.get(name, True):  # so long that it is bound to happen
+                break
+        disturbed.append(lost)
         return seconds
 
     collecting = gc.isenabled()
@@ -180,7 +178,8 @@ def measure(
             once = sample(name, 1)
             brief[name] = once < BRIEF
             repetitions[name] = max(1, min(1_000_000, round(effort.sample_seconds / max(once, 1e-9))))
-            first[name] = [sample(name, repetitions[name]) for _ in range(effort.first if once < LONG else 1)]
+            again = effort.first if once < LONG else 0  # a long call is judged by its only sample
+            first[name] = [sample(name, repetitions[name]) for _ in range(again)] or [once]
         best = min(min(first[name]) for name in rivals or contestants)
         running = [name for name in first if name in keep or min(first[name]) <= effort.hopeless * best]
         a_round = sum(min(first[name]) * (repetitions[name] + brief[name]) + settle for name in running)
@@ -193,4 +192,4 @@ def measure(
         if collecting:
             gc.enable()
     given_up = {name: first[name] for name in contestants if name not in seconds}
-    return Samples({**seconds, **given_up}, rounds, disturbed)
+    return Samples({**seconds, **given_up}, rounds, sum(disturbed) / len(disturbed))

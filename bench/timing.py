@@ -159,14 +159,14 @@ def measure(
         for _ in range(effort.retakes + 1):
             if settle:
                 time.sleep(settle)
-            if brief.get(name, True):
+            if brief[name]:
                 contestants[name].warm()
             before = _cores_lost()
             seconds = contestants[name].sample(times)
             lost = _cores_lost() != before
             if not lost:
                 break
-            if not brief.get(name, True):  # so long that it is bound to happen
+            if not brief[name]:  # so long that it is bound to happen
                 break
         disturbed.append(lost)
         return seconds
@@ -175,7 +175,9 @@ def measure(
     gc.disable()
     try:
         for name in contestants:
-            once = sample(name, 1)
+            once = contestants[name].sample(1)
+            if once < LONG:
+                once = min(once, contestants[name].sample(1), contestants[name].sample(1))
             brief[name] = once < BRIEF
             repetitions[name] = max(1, min(1_000_000, round(effort.sample_seconds / max(once, 1e-9))))
             again = effort.first if once < LONG else 0  # a long call is judged by its only sample

@@ -35,6 +35,7 @@ def markdown(results: Results, drawn: Sequence[str] = ()) -> str:
         "# fastgc against its peers and the machine",
         _header(results.header),
         _summary_tables(results),
+        _half_types(results),
         _losses(results),
         _limits(results),
         *(f"![{name.rpartition('.')[0]}]({name})" for name in drawn),
@@ -99,8 +100,12 @@ def _summary_tables(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def _memory_bound(case: dict[str, Any]) -> bool:
+    return max(case["p"], case["q"]) <= 8 and bool(case["length"] >= 10**6)
+
+
 REGIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "P, Q ≤ 8, L ≥ 10⁶": lambda c: max(c["p"], c["q"]) <= 8 and c["length"] >= 10**6,
+    "P, Q ≤ 8, L ≥ 10⁶": _memory_bound,
     "P, Q ≤ 8, L < 10⁶": lambda c: max(c["p"], c["q"]) <= 8 and c["length"] < 10**6,
     "P ≤ 4, Q = 64, L ≥ 10⁶": lambda c: c["p"] <= 4 and c["q"] == 64 and c["length"] >= 10**6,
     "P = Q = 16 and 32, L ≥ 10⁶": lambda c: c["p"] == c["q"] and c["p"] in (16, 32) and c["length"] >= 10**6,
@@ -121,6 +126,26 @@ def _fractions(records: Sequence[Record]) -> str:
         rows.append((region, *cells))
     text = _table(("", *(f"{name}, {threads} thread(s)" for name, threads in groups)), rows)
     return f"{text}\n\nIn brackets the lowest."
+
+
+def _half_types(results: Results) -> str:
+    """How many times faster ours is on half types than on float32, where memory is the limit."""
+    ours = {
+        (case["type"], case["threads"], case["p"], case["q"], case["length"]): timing.seconds
+        for record in results.suite("lincomb")
+        if (timing := record.our_timing) and _memory_bound(case := record.case) and not case.get("accumulate")
+    }
+    rows = []
+    for type_name, threads in dict.fromkeys(key[:2] for key in ours if key[0] in ("f16", "bf16")):
+        ratios = [
+            ours[("f32", *key[1:])] / seconds
+            for key, seconds in ours.items()
+            if key[:2] == (type_name, threads) and ("f32", *key[1:]) in ours
+        ]
+        if ratios:
+            rows.append((type_name, threads, _times(geometric_mean(ratios)), _times(min(ratios)), len(ratios)))
+    heads = ("type", "threads", "geometric mean", "lowest", "cells")
+    return f"## Half types over our float32, P, Q ≤ 8, L ≥ 10⁶\n\n{_table(heads, rows)}" if rows else ""
 
 
 def _losses(results: Results) -> str:
@@ -181,6 +206,9 @@ def _records_table(records: Sequence[Record]) -> str:
                 _rate(record.flops, ours.seconds if ours else None),
                 _percent(record.of_limit),
             )
+        others: tuple[object, ...] = ()
+        if record.suite != "lincomb":
+            others = (ours.faults if ours and ours.faults is not None else "", _over_each_peer(record))
         rows.append(
             (
                 _case(record),
@@ -191,11 +219,11 @@ def _records_table(records: Sequence[Record]) -> str:
                 f"{record.speedup:.2f}" if record.speedup else "",
                 _interval(record),
                 f"{ours.error:.1e}" if ours and ours.error is not None else "",
-                *((ours.faults if ours and ours.faults is not None else "",) if records[0].suite == "encode" else ()),
+                *others,
             )
         )
-    faults = ("faults",) if records[0].suite == "encode" else ()
-    return _table((*heads, "95 %", "error", *faults), rows)
+    others = ("page faults", "speed-up over each peer") if records[0].suite != "lincomb" else ()
+    return _table((*heads, "95 %", "error", *others), rows)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
@@ -217,6 +245,12 @@ def _case(record: Record) -> str:
         return text + (" accumulate" if case.get("accumulate") else "")
     words = [f"{name} {value:,}" if isinstance(value, int) else str(value) for name, value in case.items()]
     return ", ".join(words if record.suite not in ("encode", "decode") else [record.suite, *words])
+
+
+def _over_each_peer(record: Record) -> str:
+    ours = record.our_timing
+    peers = [timing for timing in record.timings if not timing.ours]
+    return ", ".join(f"{peer.name} {peer.seconds / ours.seconds:.1f}" for peer in peers) if ours else ""
 
 
 def _interval(record: Record) -> str:

@@ -6,6 +6,7 @@ Writes results.json, report.md and plots into a folder. See bench/README.md.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add("--sizes", type=_integers, default=cases.SIZES, help="values of P and Q; default: 1,2,4,…,64")
     add("--lengths", type=_integers, default=cases.LENGTHS, help="values of L in the grid; default: 10³ … 10⁷")
     add("--only", type=_shape, action="append", metavar="PxQ[xL]", help="these cells of the grid; may be repeated")
+    add("--accumulate", action="store_true", help="add to the outputs instead of replacing them, in the grid")
     add("--contestants", type=_strings, default=("",), help="of the grid: those whose names begin so; default: all")
     add("--quick", action="store_true", help="P, Q of 1, 4, 16, 64, lengths to 10⁶, a tenth of a second a cell")
     add("--seconds-per-cell", type=float, default=None, help=f"default: {Effort().seconds}; --quick: 0.1")
@@ -62,10 +64,12 @@ def measured(options: argparse.Namespace) -> Iterator[Record]:
 def chosen(options: argparse.Namespace) -> list[Case]:
     """The cells of the grid that the options ask for."""
     types = [name for name in options.types if _known(name)]
-    everything = cases.grid(types, options.threads, options.sizes, options.lengths, options.memory * 2**30)
+    rows = options.memory * 2**30
+    everything = cases.grid(types, options.threads, options.sizes, options.lengths, rows)
+    found = [replace(case, accumulate=options.accumulate) for case in everything]
     if not options.only:
-        return list(everything)
-    return [c for c in everything if any(s in ((c.p, c.q), (c.p, c.q, c.length)) for s in options.only)]
+        return found
+    return [c for c in found if any(s in ((c.p, c.q), (c.p, c.q, c.length)) for s in options.only)]
 
 
 def run(options: argparse.Namespace) -> Results:
@@ -165,4 +169,5 @@ def _shape(text: str) -> tuple[int, ...]:
 
 if __name__ == "__main__":
     environment.ensure_clean()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `timeout` sends ends it like Ctrl-C
     sys.exit(main())

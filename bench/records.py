@@ -99,6 +99,12 @@ class Record:
         return self.timing(OURS)
 
     @property
+    def undisturbed_speedup(self) -> float | None:
+        """The same from the fastest samples alone: what the median would be with nobody else on the machine."""
+        ours, peers = self.our_timing, [timing.fastest for timing in self.timings if not timing.ours]
+        return min(peers) / ours.fastest if ours and peers else None
+
+    @property
     def roof(self) -> float | None:
         """Least seconds that this machine needs: the larger of moving the bytes and of the arithmetic."""
         known = [seconds for seconds in (self.limit, self.peak) if seconds]

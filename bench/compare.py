@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = repeated(arguments, options.processes) if options.processes > 1 else run(options)
     options.out.mkdir(parents=True, exist_ok=True)
     results.save(options.out / report.JSON)
+    results = Results.load(options.out / report.JSON)  # so that the file says all that the report does
     report.write(results, options.out)
     Console().print(report.summary(results), markup=False, highlight=False)
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import combinations
+from math import comb
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -13,6 +15,9 @@ from fastgc.codes import LinearCode
 
 Matrix = npt.NDArray[np.float64]
 Positions = tuple[int, ...]
+
+CHECKED_SETS = 2000
+"""Promised survivor sets of a code that a constructor looks at; where there are more, a set is ranked when it comes."""
 
 
 class Decoder(Protocol):
@@ -57,12 +62,24 @@ class LinearDecoder:
         self.target = target
         self.workers = code.n
         self.reduction = code.k if target is None else len(target)
-        # Sets below the promise are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
+        self._all_checked = comb(self.workers, tolerated) <= CHECKED_SETS
+        # Other sets are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
         self._ranked = lru_cache(maxsize=16384)(self._spans_target)
+
+    def promised_sets(self) -> list[Positions]:
+        """The sets of ``workers - tolerated`` positions that a constructor looks at: all up to `CHECKED_SETS`, else
+        those with neighbours missing, where codes on ordered points are at their worst, and a fixed sample."""
+        n, size = self.workers, self.workers - self.tolerated
+        if self._all_checked:
+            return list(combinations(range(n), size))
+        sets = {tuple(sorted((first + i) % n for i in range(size))) for first in range(n)}
+        generator = np.random.default_rng(0)
+        sets |= {tuple(sorted(generator.permutation(n)[:size].tolist())) for _ in range(CHECKED_SETS - n)}
+        return sorted(sets)
 
     def is_decodable(self, positions: Positions) -> bool:
         """Whether the rows at `positions` span the target."""
-        if len(positions) >= self.workers - self.tolerated:
+        if self._all_checked and len(positions) >= self.workers - self.tolerated:
             return True
         if self.target is None and len(positions) < self.code.k:
             return False

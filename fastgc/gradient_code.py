@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from typing import IO, Any
 
 import numpy as np
@@ -122,6 +123,8 @@ class GradientCode:
             A wrong worker, shape or element type; `out` is then untouched.
         """
         coefficients = self.coefficients(worker)
+        if not hasattr(gradients, "__len__"):
+            raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
         if len(gradients) != len(coefficients):
             raise ValueError(
                 f"gradients must be {len(coefficients)}, one a partition of worker {worker}, not {len(gradients)}"
@@ -202,7 +205,8 @@ class GradientCode:
     ) -> npt.NDArray[Any]:
         """The sum of all partitions' gradients from the messages of the survivors.
 
-        The bits of the result depend on the set of survivors and on nothing else.
+        The bits of the result depend on the set of survivors and on nothing else (between machines they also need the
+        same LAPACK where weights are not those of k rows of a grouped scheme's code).
 
         Parameters
         ----------
@@ -228,6 +232,8 @@ class GradientCode:
             A wrong worker, length or element type; `out` is then untouched.
         """
         expected = self.message_length(length)
+        if not isinstance(messages, Mapping):
+            raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
         keys = self._keys(present)
         element_type = None if dtype is None else _checks.element_type("dtype", dtype)
@@ -280,8 +286,18 @@ class GradientCode:
         """
         storage.save(self._data, file)
 
+    def __reduce__(self) -> tuple[object, tuple[bytes]]:
+        file = BytesIO()
+        self.save(file)
+        return _from_bytes, (file.getvalue(),)
+
     def __repr__(self) -> str:
         return (
             f"<GradientCode {self.name}: workers={self.workers}, partitions={self.partitions}, load={self.load}, "
             f"stragglers={self.stragglers}, reduction={self.reduction}{'' if self.exact else ', inexact'}>"
         )
+
+
+def _from_bytes(content: bytes) -> GradientCode:
+    """Undo ``GradientCode.__reduce__``, for copies and other processes; the pattern cache starts empty."""
+    return GradientCode(storage.load(BytesIO(content)))

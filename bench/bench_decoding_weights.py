@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.environment import set_threads
 from bench.weights import SCHEMES, random_patterns
 from fastgc import kernels
 
@@ -26,6 +27,7 @@ def bench_batched_weights(benchmark: Any, k: int, count: int, backend: str) -> N
 @pytest.mark.parametrize("scheme", SCHEMES)
 def bench_weights(benchmark: Any, scheme: str, known: bool) -> None:
     """Weights of one survivor set, as a master asks for them."""
+    set_threads(1)  # matrices are small, and the threads of a BLAS only get in each other's way
     code = SCHEMES[scheme]()
     survivors = tuple(range(code.stragglers, code.workers))
 

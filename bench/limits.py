@@ -157,8 +157,8 @@ def peak(*, double: bool, threads: int, tries: int = 50) -> float:
 
 KERNELS = {"read": (1, 0), "copy": (1, 1), "triad": (2, 1)}
 """The customary mixes: read streams, write streams."""
-FOOTPRINTS = {"16 KiB": 1 << 14, "256 KiB": 1 << 18, "8 MiB": 1 << 23, "512 MiB": 1 << 29}
-"""Sizes that fit, a thread, the first, second and third level of today's caches, and one that fits none."""
+FOOTPRINTS = {"16 KiB": 1 << 14, "256 KiB": 1 << 18, "8 MiB": 1 << 23, "256 MiB": 1 << 28}
+"""Bytes a thread: they fit the first, second and third level of today's caches, and none."""
 
 
 def survey(threads: Sequence[int], footprints: Sequence[str] = tuple(FOOTPRINTS)) -> Iterator[dict[str, Any]]:
@@ -166,7 +166,7 @@ def survey(threads: Sequence[int], footprints: Sequence[str] = tuple(FOOTPRINTS)
     for count in threads:
         for footprint in footprints:
             for name, (reads, writes) in KERNELS.items():
-                rate = bandwidth(reads, writes, FOOTPRINTS[footprint], count)
+                rate = bandwidth(reads, writes, count * FOOTPRINTS[footprint], count)
                 yield {"what": name, "footprint": footprint, "threads": count, "rate": rate, "unit": "B/s"}
         for type_name, double in (("f32", False), ("f64", True)):
             rate = peak(double=double, threads=count)

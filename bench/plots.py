@@ -25,7 +25,7 @@ STYLE: Any = {
 # Okabe and Ito's colours.
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
 OURS_COLOUR, PEER_COLOUR = BLUE, ORANGE
-LIMIT_LINES = {"16 KiB": ":", "256 KiB": "-.", "8 MiB": "--", "512 MiB": "-"}
+LIMIT_LINES = {"16 KiB": ":", "256 KiB": "-.", "8 MiB": "--", "256 MiB": "-"}
 
 
 def draw(results: Results, folder: Path) -> list[str]:
@@ -71,7 +71,9 @@ def _roofline(records: Sequence[Record], limits: Sequence[dict[str, Any]], label
     roofs = _roofs(limits, records[0].case)
     for axis, length in zip(axes, lengths, strict=True):
         for footprint, values in roofs.items():
-            axis.plot(span, values(span), LIMIT_LINES[footprint], color="0.45", lw=1, label=f"limit at {footprint}")
+            axis.plot(
+                span, values(span), LIMIT_LINES[footprint], color="0.45", lw=1, label=f"limit at {footprint} a thread"
+            )
         here = [record for record in records if record.case["length"] == length]
         for name, colour, marker in (("best peer", PEER_COLOUR, "x"), ("fastgc", OURS_COLOUR, "o")):
             points = [

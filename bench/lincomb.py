@@ -13,9 +13,9 @@ from bench.records import OURS, Record, Timing
 from bench.timing import Effort, Repeated, Samples, SelfTimed, measure
 
 LIMIT, PEAK = "(limit)", "(peak)"
-TOO_SLOW, NO_OVERHEAD = 4.0, 2e-3
+TOO_SLOW, NO_OVERHEAD = 4.0, 0.05
 """One that took so many times longer than the best peer at a length is not asked to do a longer one, if it took so many
-seconds that the cost of a call or of waking threads is no excuse."""
+seconds that waking threads, or waiting for one that lost its core to another process, is no excuse."""
 
 
 def run(cases: Iterable[Case], contestants: list[Contestant], effort: Effort) -> Iterator[Record]:

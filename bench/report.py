@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -221,7 +222,7 @@ def _skipped(results: Results) -> str:
     reasons: dict[tuple[str, str], list[str]] = {}
     for record in results.records:
         for name, reason in record.skipped.items():
-            kind = "".join("#" if char.isdigit() else char for char in reason)
+            kind = re.sub(r"[\d,.]+", "#", reason)
             reasons.setdefault((name, kind), []).append(reason)
     rows = [(name, Counter(found).most_common(1)[0][0], len(found)) for (name, _), found in sorted(reasons.items())]
     return f"## Not measured\n\n{_table(('contestant', 'reason (one of them)', 'cases'), rows)}" if rows else ""

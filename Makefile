@@ -7,9 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp)
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp bench/*.cpp)
 
-.PHONY: train test setup lint format types sanitize aarch64 soak clean
+.PHONY: train test setup lint format types sanitize aarch64 soak bench clean
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
@@ -39,6 +39,10 @@ aarch64:
 # Every promised survivor set × every length to 1000 × both element types: about 20 minutes.
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m soak
+
+# Times of the kernels, against those of the run before; bench/README.md says how peers and the machine are measured.
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest bench --benchmark-autosave --benchmark-compare --benchmark-max-time=0.2
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -190,13 +190,22 @@ class GradientCode:
             )
         return out
 
-    def encoder(self, worker: int, length: int | Layout, dtype: npt.DTypeLike) -> Encoder:
+    def encoder(
+        self, worker: int, length: int | Layout, dtype: npt.DTypeLike, out: npt.NDArray[Any] | None = None
+    ) -> Encoder:
         """A streaming encoder, which takes each gradient when it is ready and keeps none of them.
 
-        With a `Layout` in place of a length it takes gradients that are lists of tensors.
+        Parameters
+        ----------
+        worker : int
+        length : int or Layout
+            With a `Layout` it takes gradients that are lists of tensors.
+        dtype : dtype
+        out : ndarray, shape (message_length(length),), optional
+            Where messages are made, such as a buffer to send from.
         """
         worker = _checks.integer("worker", worker, 0, self.workers - 1)
-        return Encoder(self.assignment[worker], self.coefficients(worker), length, dtype)
+        return Encoder(self.assignment[worker], self.coefficients(worker), length, dtype, out)
 
     # Master ----------------------------------------------------------------------------------------------------------
 

@@ -33,13 +33,18 @@ class Encoder:
         coefficients: npt.NDArray[np.float64],
         length: int | Layout,
         dtype: npt.DTypeLike,
+        out: npt.NDArray[Any] | None = None,
     ) -> None:
         self._partitions = partitions
         self._coefficients = coefficients
         self._layout = length if isinstance(length, Layout) else None
         self._length = length.length if isinstance(length, Layout) else _checks.integer("length", length, 1)
         self._dtype = _checks.element_type("dtype", dtype)
-        self._out = np.empty(-(-self._length // coefficients.shape[1]), self._dtype)
+        size = -(-self._length // coefficients.shape[1])
+        self._out = np.empty(size, self._dtype) if out is None else out
+        _checks.message("out", self._out, size, self._dtype)
+        if not (self._out.flags.c_contiguous and self._out.flags.writeable):
+            raise ValueError("out must be contiguous and writeable")
         self._next = 0
         self._waiting: dict[int, Gradient] = {}
 
@@ -76,7 +81,7 @@ class Encoder:
         self._next += 1
 
     def message(self) -> npt.NDArray[Any]:
-        """The message, once every partition was added; the encoder's own array, which `reset` allows to change.
+        """The message, once every partition was added: `out` or the encoder's own array, which changes after `reset`.
 
         Raises
         ------

@@ -61,12 +61,13 @@ class Worker:
         self._poller = poller
         dtype = model.initial().dtype
         self._wire = Wire(scheme, model.length, dtype)
-        self._gradient = np.empty(model.length, dtype)
-        self._gradient_encoder = scheme.encoder(self._number, model.length, dtype)
-        self._statistics_encoder = scheme.encoder(self._number, wire.STATISTICS, np.float64)
         self._model_in = self._wire.model_buffer()
         self._control_in = self._wire.control_buffer()
+        # Messages are made where they are sent from.
         self._result_out = self._wire.result_buffer()
+        gradient, statistics = self._wire.gradient(self._result_out), self._wire.statistics(self._result_out)
+        self._gradient_encoder = scheme.encoder(self._number, model.length, dtype, gradient)
+        self._statistics_encoder = scheme.encoder(self._number, wire.STATISTICS, np.float64, statistics)
         self._sent: MPI.Request = MPI.REQUEST_NULL
         self._over = -1  # the newest iteration that the master has said is over
         self._stopped = False
@@ -97,6 +98,7 @@ class Worker:
         load = len(self._partitions)
         delay = self._delay.seconds(self._seed, self._number, iteration, load, self._scheme.workers)
         parameters = self._wire.parameters(self._model_in)
+        wait(self._sent, self._poller)  # long done: the master has answered it with this model
         self._gradient_encoder.reset()
         self._statistics_encoder.reset()
         computed = encoded = 0.0
@@ -104,20 +106,16 @@ class Worker:
             if self._told_to_stop() or self._over >= iteration:
                 return None
             start = time.perf_counter()
-            _, loss = self._model.gradient_and_loss(parameters, partition, out=self._gradient)
+            gradient, loss = self._model.gradient_and_loss(parameters, partition)
             between = time.perf_counter()
-            self._gradient_encoder.add(number, self._gradient)
+            self._gradient_encoder.add(number, gradient)
             self._statistics_encoder.add(number, np.array([loss, partition.count], np.float64))
             computed += between - start
             encoded += time.perf_counter() - between
             self._sleep(delay / load)
         if self._told_to_stop() or self._over >= iteration:
             return None
-        wait(self._sent, self._poller)  # long done: the master has answered it with this model
-        start = time.perf_counter()
-        self._wire.gradient(self._result_out)[:] = self._gradient_encoder.message()
-        self._wire.statistics(self._result_out)[:] = self._statistics_encoder.message()
-        return Spent(computed, encoded + time.perf_counter() - start, delay)
+        return Spent(computed, encoded, delay)
 
     def _sleep(self, seconds: float) -> None:
         """Be slow, as if computing, unless the run ends."""

@@ -50,10 +50,11 @@ def test_lists_of_tensors_have_the_bits_of_their_concatenation(shapes: Any, sche
         out = np.full_like(expected, np.nan)
         assert scheme.encode(worker, [lists[j] for j in held], out, layout=layout) is out
         assert same_bits(out, expected)
-        encoder = scheme.encoder(worker, layout, dtype)
+        encoder = scheme.encoder(worker, layout, dtype, out := np.full_like(expected, np.nan))
         for j in reversed(held):
             encoder.add(j, lists[j])
-        assert same_bits(encoder.message(), expected)
+        assert encoder.message() is out
+        assert same_bits(out, expected)
     assert same_bits(values, kept)
 
 

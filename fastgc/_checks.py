@@ -62,3 +62,11 @@ def message(name: str, value: Any, length: int, dtype: np.dtype[Any] | None) -> 
     if value.dtype != dtype:
         raise TypeError(f"{name} must have element type {dtype}, not {value.dtype}")
     return dtype
+
+
+def real_numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return `value` as float64, or raise where it is not made of real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, not {array.dtype}")
+    return array.astype(np.float64)

@@ -286,7 +286,7 @@ def vandermonde(n: int, k: int, points: npt.ArrayLike | None = None) -> LinearCo
         Distinct and finite; by default Ye and Abbe's ``±(1 + i/2)``.
     """
     n, k = _dimensions(n, k)
-    x = ye_abbe_points(n) if points is None else np.asarray(points, dtype=np.float64)
+    x = ye_abbe_points(n) if points is None else _checks.real_numbers("points", points)
     if x.shape != (n,) or not np.isfinite(x).all() or len(np.unique(x)) != n:
         raise ValueError(f"points must be {n} distinct finite numbers, not {points!r}")
     return LinearCode(np.vander(x, k, increasing=True), name=f"vandermonde({n}, {k})", distance=n - k + 1)
@@ -365,7 +365,7 @@ def from_generator(generator: npt.ArrayLike, *, distance: int | None = None) -> 
     ValueError
         Wrong shape, an entry that is not finite, rank below k, or an impossible distance.
     """
-    matrix = np.asarray(generator, dtype=np.float64)
+    matrix = _checks.real_numbers("generator", generator)
     if matrix.ndim != 2 or not 1 <= matrix.shape[1] <= matrix.shape[0]:
         raise ValueError(f"generator must have shape (n, k) with 1 <= k <= n, not {matrix.shape}")
     if not np.isfinite(matrix).all():

@@ -9,7 +9,7 @@ Ramchandran 2020, arXiv 2005.07184).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import IO, Any
 
@@ -168,8 +168,8 @@ class GradientCode:
             raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
         if len(gradients) != self.partitions:
             raise ValueError(f"gradients must be {self.partitions}, one a partition, not {len(gradients)}")
-        dtype = _checks.element_type("gradients", gradients[0].dtype)
-        length = len(gradients[0])
+        length = np.size(gradients[0])
+        dtype = _checks.message("gradients[0]", gradients[0], length, None)
         for j, gradient in enumerate(gradients):
             _checks.message(f"gradients[{j}]", gradient, length, dtype)
         shape = (self.workers, self.message_length(length))
@@ -177,8 +177,13 @@ class GradientCode:
             out = np.empty(shape, dtype)
         elif not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
             raise ValueError(f"out must be a {dtype} array of shape {shape}, not {getattr(out, 'shape', out)!r}")
-        elif not out.flags.writeable or any(np.may_share_memory(out, gradient) for gradient in gradients):
-            raise ValueError("out must be writeable and must not overlap the gradients")
+        elif not (out.flags.c_contiguous and out.flags.writeable):
+            raise ValueError("out must be contiguous and writeable")
+        elif any(np.may_share_memory(out, gradient) for gradient in gradients):
+            raise ValueError("out must not overlap the gradients")
+        for worker, coefficients in enumerate(self._data.coefficients):  # before anything is written
+            if np.abs(coefficients).max() > np.finfo(dtype).max:
+                raise ValueError(f"coefficients of worker {worker} are not finite in {dtype}")
         together: dict[tuple[int, ...], list[int]] = {}
         for worker, held in enumerate(self.assignment):
             together.setdefault(held, []).append(worker)
@@ -244,6 +249,7 @@ class GradientCode:
         The largest condition number of a group's surviving generator rows, where workers are grouped; else the
         `amplification`, which does not depend on how the scheme's encoding matrix is factored.
         """
+        survivors = tuple(survivors) if isinstance(survivors, Iterator) else survivors
         if not self.is_decodable(survivors):
             return float("inf")
         numbers = [self.decoder(g).condition_number(p) for g, p in enumerate(self._positions(survivors))]

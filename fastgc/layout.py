@@ -120,6 +120,8 @@ class Layout:
         if out is None:
             out = np.empty(size, dtype)
         _checks.message("out", out, size, dtype)
+        if not (out.flags.c_contiguous and out.flags.writeable):
+            raise ValueError("out must be contiguous and writeable")
         if any(np.may_share_memory(out, piece) for row in rows for piece in row):
             raise ValueError("out must not overlap the gradients")
         for begin, end, parts in self._stretches(m):
@@ -143,6 +145,9 @@ class Layout:
                 parts.append((full[index], first - starts[index]))
             stretches.append(Stretch(begin, end, tuple(parts)))
         return stretches
+
+    def __reduce__(self) -> tuple[type[Layout], tuple[tuple[tuple[int, ...], ...]]]:
+        return Layout, (self.shapes,)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layout) and other.shapes == self.shapes

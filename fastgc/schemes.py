@@ -79,6 +79,7 @@ def grouped(
         `load` or `reduction`, or a numerically singular code.
     """
     workers = _checks.integer("workers", workers, 1)
+    _checks.integer("seed", seed, 0)
     if isinstance(code, LinearCode):
         for name, given, own in (("load", load, code.n), ("reduction", reduction, code.k)):
             if given is not None and given != own:
@@ -391,7 +392,7 @@ def _checked_coefficients(
         numbers = _checks.members(f"assignment[{i}]", partitions, max(count, 1))
         if not numbers:
             raise ValueError(f"assignment[{i}] must not be empty")
-        matrix = np.asarray(array, dtype=np.float64)
+        matrix = _checks.real_numbers(f"coefficients[{i}]", array)
         if matrix.ndim != 2 or len(matrix) != len(numbers) or matrix.shape[1] < 1:
             raise ValueError(f"coefficients[{i}] must have shape ({len(numbers)}, reduction), not {matrix.shape}")
         if not np.isfinite(matrix).all():

@@ -149,10 +149,17 @@ class Collector:
         self._messages[worker] = message
         self._positions[group].add(position)
         self._forget(group)
-        if group in self._undecodable and self._scheme.decoder(group).is_decodable(self._present(group)):
-            self._undecodable.discard(group)
-        if self._undecodable and group not in self._undecodable:
-            self._climb(group)
+        undecodable = set(self._undecodable)
+        try:
+            if group in undecodable and self._scheme.decoder(group).is_decodable(self._present(group)):
+                self._undecodable.discard(group)
+            if self._undecodable and group not in self._undecodable:
+                self._climb(group)
+        except BaseException:  # weights that overflow the element type, say
+            del self._messages[worker]
+            self._positions[group].discard(position)
+            self._undecodable = undecodable
+            raise
 
     @property
     def ready(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,19 +13,29 @@ from typing import Any
 from fastgc import codes, schemes
 from fastgc.cli import Parser
 from mpi_runner import launch
-from mpi_runner.config import ELEMENT_TYPES, POLLS, TrainConfig, UsageError, check
+from mpi_runner.config import (
+    ELEMENT_TYPES,
+    POLLS,
+    TrainConfig,
+    UsageError,
+    arguments,
+    check,
+    check_directory,
+    claim,
+)
 from mpi_runner.optimizers import OPTIMIZERS
 
-EXIT_USAGE = 2
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 SCHEME_OPTIONS = ("load", "reduction", "stragglers", "code", "uneven")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for what cannot be run as asked, or mpirun's."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+def main(command: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for what cannot be run as asked, 130 after Ctrl-C, or mpirun's."""
+    options = _parser().parse_args(command)
     try:
-        status: int = options.run_command(options, given)
+        status: int = options.run_command(options)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except UsageError as error:
         complaint = str(error)
     except ModuleNotFoundError as error:  # of what the runner needs beyond the package itself
@@ -93,7 +104,10 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _rows(text: str) -> int | None:
-    return None if text == "all" else int(text)
+    try:
+        return None if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of rows or all, not {text!r}") from None
 
 
 def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, Any], run: str) -> TrainConfig:
@@ -108,10 +122,10 @@ def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, 
 
 
 def _default_run(name: str) -> str:
-    return str(Path("runs") / time.strftime(f"%Y%m%d-%H%M%S-{name}"))
+    return str(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{name}")
 
 
-def _train(options: argparse.Namespace, given: list[str]) -> int:
+def _train(options: argparse.Namespace) -> int:
     """Train a logistic regression on the flights data over MPI. Starts its own MPI job of workers + 1 ranks, or takes
     part in the one that it is started in."""
     chosen = {name: getattr(options, name) for name in SCHEME_OPTIONS if getattr(options, name) is not None}
@@ -122,19 +136,23 @@ def _train(options: argparse.Namespace, given: list[str]) -> int:
 
         return train(config)
     scheme = check(config)
+    check_directory(Path(run))
     _prepare(config.rows, config.seed)
     from mpi_runner.display import Display, Follower
 
+    claim(config)
+
     with Display(config, scheme) as display:
         follower = Follower(run, display)
-        arguments = given if options.run else [*given, "--run", run]
-        status = launch.run(config.workers + 1, arguments, follower.look)
-        if status == 0:
-            display.summary(follower.figures())
+        status = launch.run(config.workers + 1, arguments(config), follower.look)
+        figures = follower.figures() if status < launch.SIGNALLED else None
+        if figures is not None:
+            display.summary(figures)
+            status = 0  # the run was complete; mpirun may have had to end a worker that did not stop
     return status
 
 
-def _compare(options: argparse.Namespace, given: list[str]) -> int:
+def _compare(options: argparse.Namespace) -> int:
     """Train with several schemes one after the other, under the same seeds, and print a table; the times are against
     the first scheme's."""
     if launch.inside_mpi():
@@ -148,6 +166,8 @@ def _compare(options: argparse.Namespace, given: list[str]) -> int:
         label = text.replace(":", "-").replace(",", "-").replace("=", "")
         configs.append(_config(options, name, chosen, str(folder / f"{number:02}-{label}")))
     made = [check(config) for config in configs]
+    for config in configs:
+        check_directory(Path(config.run))
     _prepare(options.rows, options.seed)
     return compare(configs, made, folder)
 
@@ -167,7 +187,7 @@ def _scheme(text: str) -> tuple[str, dict[str, Any]]:
     return name, chosen
 
 
-def _data(options: argparse.Namespace, given: list[str]) -> int:
+def _data(options: argparse.Namespace) -> int:
     """Fetch the flights data, check its hash, and encode it into the cache folder."""
     data = _prepare(options.rows, options.seed)
     for name, value in data.describe().items():

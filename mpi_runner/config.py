@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastgc import GradientCode, codes, schemes
+import numpy as np
+
+from fastgc import GradientCode, codes, kernels, schemes
 from mpi_runner import delays
 from mpi_runner.optimizers import OPTIMIZERS
 
 ELEMENT_TYPES = ("float32", "float64")
+MOST_WORKERS = 100_000
 POLLS = ("backoff", "spin")
 CONFIG = "config.json"
 """The file of a run directory that says what the run was told; written first."""
@@ -100,6 +104,8 @@ def build_scheme(config: TrainConfig) -> GradientCode:
         return constructor(config.workers, **options)
     except ValueError as error:
         raise UsageError(f"{config.scheme}: {error}") from None
+    except MemoryError:
+        raise UsageError(f"{config.scheme}: {config.workers} workers are more than memory holds") from None
 
 
 def check(config: TrainConfig) -> GradientCode:
@@ -114,6 +120,8 @@ def check(config: TrainConfig) -> GradientCode:
     ):
         if value < least:
             raise UsageError(f"--{name} must be at least {least}, not {value}")
+    if config.workers > MOST_WORKERS:
+        raise UsageError(f"--workers must be at most {MOST_WORKERS}, not {config.workers}")
     if config.step is not None and not 0 < config.step < float("inf"):
         raise UsageError(f"--step must be positive and finite, not {config.step}")
     if config.l2 is not None and not 0 <= config.l2 < float("inf"):
@@ -125,7 +133,10 @@ def check(config: TrainConfig) -> GradientCode:
     scheme = build_scheme(config)
     if config.rows is not None and config.rows < scheme.partitions:
         raise UsageError(f"--rows must be at least {scheme.partitions}, one a partition, not {config.rows}")
-    check_directory(Path(config.run))
+    try:  # FASTGC_ISA may name what this machine lacks
+        kernels.lincomb([[1.0]], [np.zeros(1)])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return scheme
 
 
@@ -139,3 +150,28 @@ def check_directory(run: Path) -> None:
         raise UsageError(f"--run: cannot write to {os.fspath(run)}: {error.strerror or error}") from None
     if (run / CONFIG).exists():
         raise UsageError(f"--run: {os.fspath(run)} already holds a run; choose another directory")
+
+
+def claim(config: TrainConfig) -> None:
+    """Take the run directory for this run alone, by writing the configuration into it."""
+    run = Path(config.run)
+    check_directory(run)
+    try:
+        with (run / CONFIG).open("x") as file:
+            json.dump({"config": config.as_dict()}, file)
+    except FileExistsError:
+        raise UsageError(f"--run: {os.fspath(run)} was taken by another run just now") from None
+
+
+def arguments(config: TrainConfig) -> list[str]:
+    """The ``train`` command of a configuration."""
+    command = ["train", "--scheme", config.scheme, "--run", os.path.abspath(config.run)]
+    values = {**config.options, **config.as_dict()}
+    for name in ("scheme", "run", "options"):
+        values.pop(name)
+    for name, value in values.items():
+        if value is True:
+            command.append(f"--{name}")
+        elif value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    return command

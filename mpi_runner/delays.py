@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -28,6 +28,10 @@ _STREAM = 0x64656C6179  # "delay"
 
 class Delay(Protocol):
     """What `parse` returns."""
+
+    whole: ClassVar[bool]
+    """Served at one go before the first partition, like a machine that is away; else in equal shares after each
+    partition, like slow computing, so that a worker may find its work stale in between."""
 
     def seconds(self, seed: int, worker: int, iteration: int, load: int, workers: int) -> float:
         """Return how long `worker` sleeps in `iteration`.
@@ -73,6 +77,8 @@ def unit_draw(seed: int, worker: int, iteration: int) -> float:
 class NoDelay:
     """Nobody sleeps."""
 
+    whole: ClassVar[bool] = False
+
     def __str__(self) -> str:
         return "none"
 
@@ -87,6 +93,8 @@ class NoDelay:
 @dataclass(frozen=True)
 class Fixed:
     """In each iteration the `count` workers with the smallest draws sleep `duration` seconds, whatever their load."""
+
+    whole: ClassVar[bool] = True
 
     duration: float
     count: int
@@ -112,6 +120,8 @@ class Fixed:
 @dataclass(frozen=True)
 class Exponential:
     """load × (shift + mean·e) seconds: a shifted exponential time a partition, one draw a worker and iteration."""
+
+    whole: ClassVar[bool] = False
 
     mean: float
     shift: float = 0.0

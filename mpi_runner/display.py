@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -95,30 +96,35 @@ class Follower:
             auc = float(row["auc"]) if row["auc"] else None
             self._display.iteration(int(row["iteration"]), float(row["loss"]), float(row["seconds"]), auc)
 
-    def figures(self) -> dict[str, Any]:
-        """The summary of a run that has ended well."""
-        figures: dict[str, Any] = json.loads((self._folder / SUMMARY).read_text())
+    def figures(self) -> dict[str, Any] | None:
+        """The summary of a run that was completed, else None."""
+        try:
+            figures: dict[str, Any] = json.loads((self._folder / SUMMARY).read_text())
+        except FileNotFoundError:
+            return None
         return figures
 
 
 def comparison(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """Table of summaries; with several, the time of each against the first."""
-    table = Table(caption=CAPTION, caption_justify="left")
-    table.add_column("scheme")
-    names = ["AUC", "loss", "mean ms", "median ms", "p95 ms", "received MB", "total s"]
+    """Table of summaries, readable at 80 columns; with several runs, the time of each against the first."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=CAPTION, caption_justify="left")
+    table.add_column("scheme", overflow="fold")
+    for name in ("AUC", "loss", "mean ms", "median", "p95", "MB in"):
+        table.add_column(name, justify="right", no_wrap=True)
     if len(runs) > 1:
-        names.append("time / first")
-    for name in names:
-        table.add_column(name, justify="right")
+        table.add_column("ratio", justify="right", no_wrap=True)
     for run in runs:
         cells = [
-            f"{run['test_auc']:.4f}",
-            f"{run['final_loss']:.5f}",
-            *(f"{run[f'{which}_seconds'] * 1000:.1f}" for which in ("mean", "median", "p95")),
-            f"{run['bytes_received'] / 1e6:.1f}",
-            f"{run['total_seconds']:.1f}",
+            _number(run["test_auc"], 1, 4),
+            _number(run["final_loss"], 1, 5),
+            *(_number(run[f"{which}_seconds"], 1000, 1) for which in ("mean", "median", "p95")),
+            _number(run["bytes_received"], 1e-6, 1),
         ]
         if len(runs) > 1:
-            cells.append(f"{run['mean_seconds'] / runs[0]['mean_seconds']:.2f}")
+            cells.append(_number(run["mean_seconds"] / runs[0]["mean_seconds"], 1, 2))
         table.add_row(str(run["scheme"]), *cells)
     return table
+
+
+def _number(value: float | None, unit: float, digits: int) -> str:
+    return "–" if value is None else f"{value * unit:.{digits}f}"

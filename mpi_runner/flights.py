@@ -178,7 +178,10 @@ class Flights:
 def cache_folder() -> Path:
     """Return ``$FASTGC_CACHE`` where that is set, else the user's cache folder for fastgc."""
     if chosen := os.environ.get("FASTGC_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise DataError(f"FASTGC_CACHE={chosen}: {error}") from None
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("fastgc"))
@@ -208,6 +211,9 @@ def prepare(rows: int | None = None, seed: int = 0) -> Flights:
     import filelock
 
     cache = cache_folder()
+    with contextlib.suppress(DataError):  # all there already: needs no lock, which may be another user's
+        if _is_valid(_folder(cache)):
+            return attach(rows, seed)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(cache / "flights.lock"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from mpi_runner.config import UsageError
 
@@ -18,11 +19,19 @@ INSIDE = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCA
 LAUNCHED = "FASTGC_LAUNCHED"
 """Set for a job that we started: its launcher shows the run, so the ranks need not."""
 LOOK_SECONDS = 0.1
+END_SECONDS = 10.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+PR_SET_PDEATHSIG = 1
+SIGNALLED = 128  # exit statuses from here on: a signal ended the job
 
 
 def inside_mpi() -> bool:
     """Whether this process was started by mpirun or srun."""
-    return any(name in os.environ for name in INSIDE)
+    if any(name in os.environ for name in INSIDE):
+        return True
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise UsageError("srun started several tasks that are no MPI job: use srun --mpi=pmix")
+    return False
 
 
 def find_mpirun() -> str:
@@ -37,7 +46,7 @@ def find_mpirun() -> str:
 def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
     """Run ``python -m mpi_runner`` with `arguments` on `ranks` ranks of this machine.
 
-    SIGINT and SIGTERM are handed on to mpirun as SIGTERM, which ends its ranks; nothing is left behind.
+    Whatever ends this process, a signal or an exception, ends mpirun and with it the ranks.
 
     Parameters
     ----------
@@ -60,28 +69,59 @@ def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
     environment[LAUNCHED] = "1"
     command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
     command += [sys.executable, "-u", "-m", "mpi_runner", *arguments]
+    with _signals_noted() as received:
+        # A session of its own: a Ctrl-C would otherwise reach mpirun twice, from the terminal and from here, and
+        # mpirun takes a second signal as an order to leave without ending its ranks.
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_launcher()
+        )
+        try:
+            while not received:
+                try:
+                    process.wait(LOOK_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    look()
+            else:
+                _end(process)
+            look()
+        finally:
+            if process.poll() is None:
+                _end(process)
+        status = process.returncode
+    if received or status < 0:
+        return SIGNALLED + (received[0] if received else -status)
+    return status
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Note the signals that would end this process instead of dying of them."""
     received: list[int] = []
-    # A session of its own: a Ctrl-C would otherwise reach mpirun twice, from the terminal and from here, and mpirun
-    # takes a second signal as an order to leave without ending its ranks.
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        if not received:
-            process.send_signal(signal.SIGTERM)
-        received.append(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in ENDING
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup, say
+    }
     try:
-        while True:
-            try:
-                status = process.wait(LOOK_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                look()
-        look()
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received or status < 0:
-        return 128 + (received[0] if received else -status)
-    return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its ranks end themselves when they lose it
+        process.wait()
+
+
+def _die_with_launcher() -> Callable[[], object] | None:
+    """What makes Linux end the child when this process is killed; to be called between fork and exec."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -25,6 +25,9 @@ from mpi_runner.wire import Wire
 
 Array = npt.NDArray[Any]
 
+STOP_SECONDS = 8.0
+"""A worker that computes has to finish its partition first; one that does not answer by then is left to mpirun."""
+
 IDLE, BUSY, HEARD, GONE = "idle", "busy", "heard", "gone"
 
 
@@ -68,7 +71,7 @@ class Master:
         self._epoch = 0.0
 
     def run(self, iterations: int, after_step: Callable[[int, float, float], float | None]) -> dict[str, Any]:
-        """Train, stop the workers, and return the run's figures.
+        """Train, and return the run's figures; the workers are then still there.
 
         Parameters
         ----------
@@ -82,7 +85,6 @@ class Master:
         for iteration in range(iterations):
             self._iterate(iteration, after_step)
         total = time.perf_counter() - self._epoch
-        self._peers.stop(self._poller)
         return {
             "iterations": iterations,
             "final_loss": self._loss,
@@ -92,6 +94,10 @@ class Master:
             "bytes_sent": self._peers.bytes_sent,
             "messages": dict(self._peers.outcomes),
         }
+
+    def stop(self) -> tuple[int, ...]:
+        """Stop the workers; returns those that have not said goodbye within `STOP_SECONDS`."""
+        return self._peers.stop(self._poller)
 
     def _iterate(self, iteration: int, after_step: Callable[[int, float, float], float | None]) -> None:
         self._gradients.reset()
@@ -290,12 +296,16 @@ class _Peers:
                 notice.send(self._comm, worker, wire.TAG_CONTROL)
             self._notices.append(notice)
 
-    def stop(self, poller: Poller) -> None:
-        """Tell every worker that the run is over, and wait for the last message of each."""
+    def stop(self, poller: Poller) -> tuple[int, ...]:
+        """Tell every worker that the run is over, and wait for the last message of each, but not for ever."""
         self._notify(wire.STOP, list(range(len(self._state))))
+        end = time.perf_counter() + STOP_SECONDS
         poller.restart()
-        while any(state != GONE for state in self._state):
+        while any(state != GONE for state in self._state) and time.perf_counter() < end:
             for worker, _ in self.arrivals():
                 self.release(worker)
             poller.pause()
-        poller.until(lambda: all(sent.delivered() for sent in (*self._models, *self._notices)))
+        silent = tuple(worker for worker, state in enumerate(self._state) if state != GONE)
+        if not silent:
+            poller.until(lambda: all(sent.delivered() for sent in (*self._models, *self._notices)))
+        return silent

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -98,7 +99,11 @@ class RunRecords:
         self._write_json(SUMMARY, summary)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        (self.folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
+        # Written aside and renamed: a file that is there is whole.
+        partial = self.folder / f".{name}"
+        partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
+        partial.replace(self.folder / name)
 
     def __enter__(self) -> RunRecords:
         return self

@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from fastgc import GradientCode
 from mpi_runner import delays, flights
-from mpi_runner.config import TrainConfig, UsageError, check
+from mpi_runner.config import TrainConfig, UsageError, check, claim
 from mpi_runner.display import Display
 from mpi_runner.flights import DataError, Flights
 from mpi_runner.launch import LAUNCHED
@@ -56,6 +56,8 @@ def _take_part(comm: MPI.Intracomm, config: TrainConfig) -> int:
                     f"there are {comm.Get_size()}"
                 )
             scheme = check(config)
+            if LAUNCHED not in os.environ:  # else it is claimed
+                claim(config)
         except UsageError as error:
             complain(error)
             well = False
@@ -113,7 +115,8 @@ def _lead(
                 display.iteration(iteration, loss, seconds, evaluated)
             return evaluated
 
-        figures = Master(comm, scheme, optimizer, l2, records, poller).run(config.iterations, after_step)
+        master = Master(comm, scheme, optimizer, l2, records, poller)
+        figures = master.run(config.iterations, after_step)
         seconds = figures.pop("iteration_seconds")
         summary: dict[str, Any] = {
             "scheme": scheme.name,
@@ -127,3 +130,7 @@ def _lead(
         records.finish(np.asarray(optimizer.model), summary)
         if display is not None:
             display.summary(summary)
+    if silent := master.stop():  # MPI_Finalize would wait for them
+        names = ", ".join(map(str, silent))
+        print(f"mpi_runner: workers {names} did not stop and are ended", file=sys.stderr, flush=True)
+        comm.Abort(0)

@@ -82,29 +82,27 @@ class Worker:
             if self._stopped:
                 break
             iteration = int(self._wire.header(self._model_in)["iteration"])
-            spent = self._compute(iteration)
+            done, spent = self._compute(iteration)
             self._await_model()  # before the answer: the next model finds its place ready
-            if spent is None:
-                self._send(wire.READY, iteration)
-            else:
-                self._send(wire.RESULT, iteration, spent)
+            self._send(wire.RESULT if done else wire.READY, iteration, spent)
         self._model_received.Cancel()  # in vain where a model is on its way: it came before STOP, and is received
         wait(self._model_received, self._poller)
         self._send(wire.BYE, -1)
         wait(self._sent, self._poller)
 
-    def _compute(self, iteration: int) -> Spent | None:
-        """Fill the result buffer; returns None for abandoned work."""
+    def _compute(self, iteration: int) -> tuple[bool, Spent]:
+        """Fill the result buffer; whether that was done, and not abandoned half-way, and the time spent on it."""
         load = len(self._partitions)
         delay = self._delay.seconds(self._seed, self._number, iteration, load, self._scheme.workers)
         parameters = self._wire.parameters(self._model_in)
         wait(self._sent, self._poller)  # long done: the master has answered it with this model
         self._gradient_encoder.reset()
         self._statistics_encoder.reset()
+        slept = self._sleep(delay) if self._delay.whole else 0.0
         computed = encoded = 0.0
         for number, partition in self._partitions.items():
-            if self._told_to_stop() or self._over >= iteration:
-                return None
+            if self._is_over(iteration):
+                return False, Spent(computed, encoded, slept)
             start = time.perf_counter()
             gradient, loss = self._model.gradient_and_loss(parameters, partition)
             between = time.perf_counter()
@@ -112,16 +110,19 @@ class Worker:
             self._statistics_encoder.add(number, np.array([loss, partition.count], np.float64))
             computed += between - start
             encoded += time.perf_counter() - between
-            self._sleep(delay / load)
-        if self._told_to_stop() or self._over >= iteration:
-            return None
-        return Spent(computed, encoded, delay)
+            if not self._delay.whole:
+                slept += self._sleep(delay / load)
+        return not self._is_over(iteration), Spent(computed, encoded, slept)
 
-    def _sleep(self, seconds: float) -> None:
-        """Be slow, as if computing, unless the run ends."""
-        end = time.perf_counter() + seconds
-        while (left := end - time.perf_counter()) > 0 and not self._told_to_stop():
+    def _is_over(self, iteration: int) -> bool:
+        return self._told_to_stop() or self._over >= iteration
+
+    def _sleep(self, seconds: float) -> float:
+        """Be slow, as if computing, unless the run ends; returns the seconds slept."""
+        start = time.perf_counter()
+        while (left := start + seconds - time.perf_counter()) > 0 and not self._told_to_stop():
             time.sleep(min(left, LONGEST_SLEEP))
+        return time.perf_counter() - start if seconds else 0.0
 
     def _await_model(self) -> None:
         self._model_received = self._comm.Irecv(self._model_in, source=MASTER, tag=wire.TAG_MODEL)

@@ -341,6 +341,13 @@ def test_condition_number_of_other_schemes_is_the_amplification() -> None:
             assert scheme.condition_number(survivors) == scheme.amplification(survivors)
 
 
+def test_survivors_may_be_any_iterable() -> None:
+    scheme = schemes.grouped(8, 4, 2)
+    survivors = [0, 1, 2, 4, 5]
+    for ask in (scheme.is_decodable, scheme.condition_number, scheme.amplification, scheme.decoding_weights):
+        assert np.array_equal(ask(iter(survivors)), ask(survivors))
+
+
 def test_amplification_of_repetition_is_one() -> None:
     scheme = schemes.fractional_repetition(9, 2)
     for survivors in promised_sets(scheme):

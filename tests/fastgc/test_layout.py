@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -142,6 +143,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("integers", lambda: SCHEME.encode(0, [[t.astype(int) for t in GOOD[0]]] * 2, layout=LAYOUT), TypeError, "int64"),
     ("out too long", lambda: SCHEME.encode(0, GOOD, np.ones(6), layout=LAYOUT), ValueError,
      r"out .*\(5,\), not \(6,\)"),
+    ("out strided", lambda: SCHEME.encode(0, GOOD, np.ones(10)[::2], layout=LAYOUT), ValueError, "out .*contiguous"),
     ("out overlaps", lambda: SCHEME.encode(
         0, [LAYOUT.views(OVERLAP)] * 2, OVERLAP[5:], layout=LAYOUT), ValueError, "out must not overlap"),
     ("encoder of other tensors", lambda: SCHEME.encoder(0, LAYOUT, "f4").add(0, GOOD[0]), TypeError,
@@ -150,6 +152,9 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("all: too few", lambda: SCHEME.encode_all(np.ones((3, 4))), ValueError, "gradients must be 4.*not 3"),
     ("all: unequal", lambda: SCHEME.encode_all([np.ones(4)] * 3 + [np.ones(5)]), ValueError, r"gradients\[3\].*\(5,\)"),
     ("all: integers", lambda: SCHEME.encode_all(np.ones((4, 4), int)), TypeError, "int64"),
+    ("all: lists", lambda: SCHEME.encode_all([[1.0]] * 4), TypeError, r"gradients\[0\].*list"),
+    ("all: one vector", lambda: SCHEME.encode_all(np.ones(4)), TypeError, r"gradients\[0\]"),
+    ("all: out strided", lambda: SCHEME.encode_all(np.ones((4, 4)), np.ones((4, 4))[:, ::2]), ValueError, "contiguous"),
     ("all: a number", lambda: SCHEME.encode_all(4), TypeError, "gradients"),  # type: ignore[arg-type]
     ("all: out too small", lambda: SCHEME.encode_all(np.ones((4, 4)), np.ones((3, 2))), ValueError, r"out .*\(4, 2\)"),
 ]  # fmt: skip
@@ -168,3 +173,15 @@ def test_an_overlapping_out_for_all_is_refused() -> None:
     with pytest.raises(ValueError, match="overlap"):
         SCHEME.encode_all(memory[:32].reshape(4, 8), memory[24:].reshape(4, 4))
     assert (memory == 1).all()
+
+
+def test_coefficients_that_overflow_are_found_before_anything_is_written() -> None:
+    scheme = schemes.from_coefficients([[0], [1]], [[[1.0]], [[1e39]]])
+    out = np.full((2, 3), np.nan, np.float32)
+    with pytest.raises(ValueError, match="coefficients of worker 1 are not finite in float32"):
+        scheme.encode_all(np.ones((2, 3), np.float32), out)
+    assert np.isnan(out).all()
+
+
+def test_a_layout_can_be_sent_to_other_processes() -> None:
+    assert pickle.loads(pickle.dumps(LAYOUT)) == LAYOUT

@@ -289,6 +289,8 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("zero", lambda: given([(0,), (1,)], [ONE, [[0.0]]]), ValueError, r"workers \[1\].*do not"),
     ("false promise", lambda: given([(0, 1), (0, 1)], [[[1.0], [1.0]], [[1.0], [2.0]]], stragglers=1),
      ValueError, "with 1 of 2 workers missing"),
+    ("complex coefficients", lambda: given([(0,)], [[[1 + 1j]]]), TypeError, r"coefficients\[0\] .*complex"),
+    ("negative seed", lambda: schemes.grouped(4, 2, 1, seed=-1), ValueError, "seed .*not -1"),
     ("promise for a group", lambda: given([(0,), (1,)], [ONE, ONE], stragglers=1), ValueError,
      r"stragglers .*at most 0, not 1: workers \[0\] share partitions with no one"),
     ("promise too large", lambda: given([(0,)] * 2, [ONE] * 2, stragglers=2), ValueError,

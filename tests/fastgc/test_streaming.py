@@ -322,3 +322,14 @@ def test_bad_arguments() -> None:
     for call, kind, pattern in bad:
         with pytest.raises(kind, match=pattern):
             call()
+
+
+def test_a_message_that_cannot_be_used_is_not_kept() -> None:
+    """A weight of 1e40 is not finite in float32."""
+    scheme = schemes.from_coefficients([[0], [1]], [[[1e-40]], [[1.0]]])
+    collector = scheme.collector(3, np.float32)
+    with pytest.raises(ValueError, match="float32"):
+        collector.add(0, np.ones(3, np.float32))
+    assert collector.survivors == ()
+    assert collector.missing == (0, 1)
+    assert not collector.ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mpi_runner import cli, compare
-from mpi_runner.config import TrainConfig, UsageError, build_scheme, check
+from mpi_runner import cli, launch
+from mpi_runner import config as config_module
+from mpi_runner.config import TrainConfig, UsageError, arguments, build_scheme, check, check_directory, claim
 
 
 def config(run: Path, **changes: object) -> TrainConfig:
@@ -22,6 +24,7 @@ def config(run: Path, **changes: object) -> TrainConfig:
 BAD: list[tuple[str, dict[str, object], str]] = [
     ("unknown scheme", {"scheme": "magic"}, "--scheme must be one of grouped.*not 'magic'"),
     ("no workers", {"workers": 0}, "--workers must be at least 1, not 0"),
+    ("absurdly many workers", {"workers": 10**24}, "--workers must be at most 100000, not 10"),
     ("too few workers", {"workers": 3}, "grouped: load must be at most the number of workers, 3, not 4"),
     ("workers that load does not divide", {"workers": 9}, "grouped: workers must be a multiple of load = 4.*8 or 12"),
     ("no iterations", {"iterations": 0}, "--iterations must be at least 1, not 0"),
@@ -60,15 +63,23 @@ def test_a_good_configuration_makes_its_scheme(tmp_path: Path) -> None:
 
 def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="already holds a run"):
-        check(config(tmp_path))
+    for take in (lambda: check_directory(tmp_path), lambda: claim(config(tmp_path))):
+        with pytest.raises(UsageError, match="already holds a run"):
+            take()
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_a_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim(config(tmp_path / "run"))
+    monkeypatch.setattr(config_module, "check_directory", lambda run: None)  # both have looked before either wrote
+    with pytest.raises(UsageError, match="taken by another run"):
+        claim(config(tmp_path / "run"))
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--run: cannot write to .*file"):
-        check(config(tmp_path / "file" / "run"))
+        check_directory(tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +94,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 )
 def test_the_command_of_a_run_gives_its_configuration(changes: dict[str, object], tmp_path: Path) -> None:
     wanted = config(tmp_path, **changes)
-    options = cli._parser().parse_args(compare.arguments(wanted))
+    options = cli._parser().parse_args(arguments(wanted))
     chosen = {name: getattr(options, name) for name in cli.SCHEME_OPTIONS if getattr(options, name) is not None}
     assert cli._config(options, options.scheme, chosen, options.run) == wanted
 
@@ -104,7 +115,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     ([], "COMMAND|required"),
     (["fly"], "invalid choice"),
     (["train"], "--scheme"),
-    ([*TRAIN, "--rows", "many"], "--rows"),
+    ([*TRAIN, "--rows", "many"], "--rows: must be a number of rows or all, not 'many'"),
     ([*TRAIN, "--workers", "two"], "--workers"),
     ([*TRAIN, "--dtype", "float128"], "--dtype"),
     ([*TRAIN, "--workers", "0"], "--workers must be at least 1"),
@@ -129,6 +140,28 @@ def test_bad_commands_end_with_status_2_and_one_line(arguments: list[str], patte
     assert done.stdout == ""
     (line,) = done.stderr.strip().splitlines()
     assert re.search(pattern, line), line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "pattern"),
+    [("FASTGC_ISA", "mmx", "FASTGC_ISA=mmx"), ("FASTGC_CACHE", "~nobody-here/x", "FASTGC_CACHE")],
+)
+def test_bad_environments_end_with_status_2_and_one_line(name: str, value: str, pattern: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mpi_runner", *TRAIN, "--run", str(tmp_path / "run")],
+        env={**os.environ, name: value}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert pattern in line
+
+
+def test_tasks_of_srun_that_are_no_mpi_job_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in launch.INSIDE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(UsageError, match="--mpi=pmix"):
+        launch.inside_mpi()
 
 
 def test_data_that_cannot_be_had(tmp_path: Path) -> None:

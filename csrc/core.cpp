@@ -1,6 +1,7 @@
 #include "core.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "threads.h"
@@ -155,13 +156,18 @@ void decoding_weights(const double* generator, Index k, const std::int64_t* patt
     // 8/3 k³ operations and 5 k² of overhead a pattern, at about a byte's time each.
     const double cost = static_cast<double>(batch) * (8 * size * size * size / 3 + 5 * size * size);
     const int threads = thread_count(cost, options.grain, options.threads);
-    const Index room = 2 * k * k + k;
-    std::vector<double> work(static_cast<std::size_t>(room * threads));
+    const Index share = (batch + threads - 1) / threads;
+    const std::size_t room = (inversion_room(k, share) + 63) / 64 * 64;
+    // Not a vector: 35 KB of zeros would take longer than the inverse of a small pattern.
+    const std::unique_ptr<unsigned char[]> work(new unsigned char[room * static_cast<std::size_t>(threads) + 63]);
+    void* aligned = work.get();
+    std::size_t space = 64 + 63;
+    std::align(64, 64, aligned, space);
     parallel(threads, [&](int t) {
-        const Index end = batch * (t + 1) / threads;
-        for (Index b = batch * t / threads; b < end; ++b)
-            suspicious[b] =
-                kernels.decoding_weights(generator, k, patterns + b * k, weights + b * k * k, work.data() + room * t);
+        const Index first = std::min(share * t, batch), last = std::min(share * (t + 1), batch);
+        kernels.decoding_weights(generator, k, patterns + first * k, last - first, weights + first * k * k,
+                                 suspicious + first,
+                                 static_cast<unsigned char*>(aligned) + room * static_cast<std::size_t>(t));
     });
 }
 

@@ -138,19 +138,18 @@ def decoding_weights(generator: Any, patterns: Any, out: Any, flags: Any) -> Non
         Receives True where the rank must be looked at before the inverse is used.
     """
     k = generator.shape[1]
-    m = np.empty((k, k))
+    m = np.empty((k, k + 2))  # row v: M, then the squared norm of column v of the selected rows, then v
     x = np.empty((k, k))
-    norms = np.empty(k)
+    lengths = np.empty(k)
     for b in range(len(patterns)):
         for v in range(k):
-            norms[v] = 0.0
+            norm = 0.0
             for i in range(k):
                 g = generator[patterns[b, i], v]
                 m[v, i] = g
-                norms[v] += g * g
-        x[:] = 0.0
-        for i in range(k):
-            x[i, i] = 1.0
+                norm += g * g
+            m[v, k] = norm
+            m[v, k + 1] = v
 
         singular = False
         for c in range(k):
@@ -162,35 +161,40 @@ def decoding_weights(generator: Any, patterns: Any, out: Any, flags: Any) -> Non
                 singular = True
                 break
             if pivot != c:
-                for j in range(k):
+                for j in range(k + 2):
                     m[c, j], m[pivot, j] = m[pivot, j], m[c, j]
-                    x[c, j], x[pivot, j] = x[pivot, j], x[c, j]
+            reciprocal = 1.0 / m[c, c]
             for r in range(c + 1, k):
-                factor = m[r, c] / m[c, c]
+                factor = m[r, c] * reciprocal
                 m[r, c] = factor
                 for j in range(c + 1, k):
                     m[r, j] -= factor * m[c, j]
+            m[c, c] = reciprocal
         if singular:
             out[b] = np.nan
             flags[b] = True
             continue
 
-        for c in range(k):
-            for r in range(c + 1, k):
+        x[:] = 0.0
+        for r in range(k):
+            x[r, r] = 1.0
+            for c in range(r):
+                for u in range(c + 1):
+                    x[r, u] -= m[r, c] * x[c, u]
+        for r in range(k - 1, -1, -1):
+            for c in range(k - 1, r, -1):
                 for u in range(k):
                     x[r, u] -= m[r, c] * x[c, u]
-        for c in range(k - 1, -1, -1):
             for u in range(k):
-                x[c, u] /= m[c, c]
-            for r in range(c):
-                for u in range(k):
-                    x[r, u] -= m[r, c] * x[c, u]
+                x[r, u] *= m[r, r]
 
+        lengths[:] = 0.0
+        for i in range(k):
+            for c in range(k):
+                lengths[c] += x[i, c] * x[i, c]
         product = 0.0
-        for u in range(k):
-            row = 0.0
+        for c in range(k):
+            product += m[c, k] * lengths[c]
             for i in range(k):
-                out[b, u, i] = x[i, u]
-                row += x[i, u] * x[i, u]
-            product += norms[u] * row
+                out[b, int(m[c, k + 1]), i] = x[i, c]
         flags[b] = not k * product < 1e20

@@ -24,10 +24,11 @@ struct Single {
     FASTGC_INLINE void set(Number& x, int, double value) { x = value; }
 };
 
-// to -= factor * from, over n numbers (times W patterns).
-template <class Number>
+// to -= factor * from, over n numbers (of each lane), n a multiple of Step.
+template <int Step = 1, class Number>
 FASTGC_INLINE void subtract(Number* __restrict to, Number factor, const Number* __restrict from, Index n) {
-    for (Index j = 0; j < n; ++j) to[j] -= factor * from[j];
+    for (Index j = 0; j < n; j += Step)
+        for (int e = 0; e < Step; ++e) to[j + e] -= factor * from[j + e];
 }
 
 // The same for four factors and rows, one after the other: `to` is then loaded and stored once.

@@ -62,6 +62,12 @@ inline std::size_t inversion_room(Index k, Index batch) {
     return static_cast<std::size_t>(lanes * (2 * k * k + 2 * k)) * sizeof(double);
 }
 
+// Numbers that least_norm_weights needs: rows and columns are padded to multiples of four.
+inline Index least_norm_room(Index k, Index q, Index targets) {
+    const Index stride = (k + 3) / 4 * 4, height = (q + 3) / 4 * 4 + 4;
+    return (height + k + 3 + targets) * stride + (k + targets) * height;
+}
+
 // Buffers that the tree over `groups` needs: a right child that is a leaf is added in place.
 inline Index tree_levels(Index groups) {
     Index levels = 0;
@@ -80,6 +86,10 @@ struct Kernels {
     // result must not be trusted before the rank has been looked at. `work`: 64-byte aligned, inversion_room() bytes.
     void (*decoding_weights)(const double* generator, Index k, const std::int64_t* patterns, Index batch,
                              double* weights, unsigned char* suspicious, void* work);
+    // The least-norm `weights` (targets x q) that bring the q >= k rows `pattern` of the generator to the target
+    // (targets x k); true where the rank must be looked at first. `work` has room for least_norm_room() numbers.
+    bool (*least_norm_weights)(const double* generator, Index k, const std::int64_t* pattern, Index q,
+                               const double* target, Index targets, double* weights, double* work);
 };
 
 inline void run(const Kernels& kernels, const Segment<float>& segment, Scratch<float> scratch, Index begin, Index end) {

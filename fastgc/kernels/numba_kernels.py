@@ -1,6 +1,6 @@
 """The kernels in Numba, for calling from compiled code (`numba.njit`) and as the fallback of `fastgc.kernels`.
 
-`lincomb` and `decoding_weights` release the GIL, run on one thread and are compiled on first use (a few seconds,
+The functions release the GIL, run on one thread and are compiled on first use (a few seconds,
 cached on disk). They have the bits of the C++ kernels on instruction sets that fuse multiplication and addition.
 """
 
@@ -15,7 +15,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-__all__ = ["decoding_weights", "lincomb", "lincomb_columns"]
+__all__ = ["decoding_weights", "least_norm_weights", "lincomb", "lincomb_columns"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -197,4 +197,116 @@ def decoding_weights(generator: Any, patterns: Any, out: Any, flags: Any) -> Non
             product += m[c, k] * lengths[c]
             for i in range(k):
                 out[b, int(m[c, k + 1]), i] = x[i, c]
+        flags[b] = not k * product < 1e20
+
+
+@_compiled
+def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, flags: Any) -> None:
+    """Least-norm weights of selected rows of a generator; see `fastgc.kernels.least_norm_weights`.
+
+    Parameters
+    ----------
+    generator : array of float64, shape (n, k)
+    patterns : array of int64, shape (B, q)
+        Row numbers, q >= k of them, which are not checked.
+    target : array of float64, shape (m, k)
+    out : array of float64, shape (B, m, q)
+        Receives the weights; NaN where a column vanished.
+    flags : array of bool, shape (B,)
+        Receives True where the rank must be looked at before the weights are used.
+    """
+    k = generator.shape[1]
+    q = patterns.shape[1]
+    height = (q + 3) // 4 * 4 + 4
+    m = np.zeros((height, k))
+    vectors = np.zeros((k, height))
+    x = np.zeros((k, k))
+    norms = np.empty(k)
+    taus = np.empty(k)
+    sums = np.empty(k)
+    t = np.empty(k)
+    a = np.empty(height)
+    parts = np.empty(4)
+    for b in range(len(patterns)):
+        norms[:] = 0.0
+        for r in range(q):
+            for j in range(k):
+                m[r, j] = generator[patterns[b, r], j]
+                norms[j] += m[r, j] * m[r, j]
+
+        singular = False
+        for c in range(k):
+            at = k - 1 - c
+            vector = vectors[c]
+            vector[:] = 0.0
+            for r in range(q - c):
+                vector[r] = m[c + r, at]
+            for j in range(at + 1):
+                sums[j] = 0.0
+                for r in range(0, q - c, 4):
+                    i = c + r
+                    sums[j] += (vector[r] * m[i, j] + vector[r + 1] * m[i + 1, j]) + (
+                        vector[r + 2] * m[i + 2, j] + vector[r + 3] * m[i + 3, j]
+                    )
+            square = sums[at]
+            first = vector[0]
+            if not square > 0:
+                singular = True
+                break
+            length = -np.sqrt(square) if first < 0 else np.sqrt(square)
+            vector[0] = first + length
+            taus[c] = 1.0 / (square + first * length)
+            for j in range(at):
+                sums[j] = (sums[j] + length * m[c, j]) * taus[c]
+            for r in range(q - c):
+                for j in range(at):
+                    m[c + r, j] -= vector[r] * sums[j]
+            m[c, at] = -length
+        if singular:
+            out[b] = np.nan
+            flags[b] = True
+            continue
+
+        for c in range(k - 1, -1, -1):
+            at = k - 1 - c
+            row = x[c]
+            row[:] = 0.0
+            groups = at // 4 * 4
+            for j in range(at):
+                for i in range(0, groups, 4):
+                    above = k - 1 - i
+                    row[j] += (m[c, i] * x[above, j] + m[c, i + 1] * x[above - 1, j]) + (
+                        m[c, i + 2] * x[above - 2, j] + m[c, i + 3] * x[above - 3, j]
+                    )
+                for i in range(groups, at):
+                    row[j] += m[c, i] * x[k - 1 - i, j]
+            reciprocal = 1.0 / m[c, at]
+            for j in range(at):
+                row[j] *= -reciprocal
+            row[at] = reciprocal
+        sums[:] = 0.0
+        for c in range(k):
+            for j in range(k - c):
+                sums[j] += norms[k - 1 - c] * (x[c, j] * x[c, j])
+        product = 0.0
+        for j in range(k):
+            product += sums[j]
+
+        for u in range(len(target)):
+            t[:] = target[u]
+            a[:] = 0.0
+            for c in range(k):
+                at = k - 1 - c
+                a[c] = t[at] * x[c, at]
+                for j in range(at):
+                    t[j] -= a[c] * m[c, j]
+            for c in range(k - 1, -1, -1):
+                parts[:] = 0.0
+                for r in range(0, q - c, 4):
+                    for e in range(4):
+                        parts[e] += vectors[c, r + e] * a[c + r + e]
+                factor = taus[c] * ((parts[0] + parts[1]) + (parts[2] + parts[3]))
+                for r in range(q - c):
+                    a[c + r] -= factor * vectors[c, r]
+            out[b, u] = a[:q]
         flags[b] = not k * product < 1e20

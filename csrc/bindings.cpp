@@ -444,23 +444,33 @@ py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::hand
     });
 }
 
-// The numbers of the bits that are set in a mask of any width.
-py::array_t<std::int64_t> positions(const py::int_& mask) {
-    std::vector<std::int64_t> found;
-    found.reserve(64);
+// Appends the numbers of the bits that are set in a mask of any width.
+void append_bits(py::handle mask, std::vector<std::int64_t>& found) {
     const auto append = [&found](unsigned long long word, Index first) {
         for (; word != 0; word &= word - 1) found.push_back(first + __builtin_ctzll(word));
     };
     const unsigned long long word = PyLong_AsUnsignedLongLong(mask.ptr());
-    if (word != static_cast<unsigned long long>(-1) || PyErr_Occurred() == nullptr) {
-        append(word, 0);
-    } else {  // wider than a word, or negative, which to_bytes refuses
-        PyErr_Clear();
-        const auto bytes = (mask.attr("bit_length")().cast<Index>() + 7) / 8;
-        const auto text = mask.attr("to_bytes")(bytes, "little").cast<std::string>();
-        for (Index i = 0; i < bytes; ++i) append(static_cast<unsigned char>(text[static_cast<std::size_t>(i)]), 8 * i);
+    if (word != static_cast<unsigned long long>(-1) || PyErr_Occurred() == nullptr) return append(word, 0);
+    PyErr_Clear();  // wider than a word, or negative, which to_bytes refuses
+    const auto bytes = (mask.attr("bit_length")().cast<Index>() + 7) / 8;
+    const auto text = mask.attr("to_bytes")(bytes, "little").cast<std::string>();
+    for (Index i = 0; i < bytes; ++i) append(static_cast<unsigned char>(text[static_cast<std::size_t>(i)]), 8 * i);
+}
+
+py::array_t<std::int64_t> positions(py::handle masks) {
+    std::vector<std::int64_t> found;
+    found.reserve(64);
+    if (PyLong_Check(masks.ptr()) != 0) {
+        append_bits(masks, found);
+        return py::array_t<std::int64_t>(static_cast<Index>(found.size()), found.data());
     }
-    return py::array_t<std::int64_t>(static_cast<Index>(found.size()), found.data());
+    Index count = 0;
+    for (const py::object& mask : items_of(masks, "masks", "an integer or a sequence of integers")) {
+        append_bits(mask, found);
+        ++count;
+    }
+    const Index width = static_cast<Index>(found.size()) / std::max<Index>(count, 1);
+    return py::array_t<std::int64_t>({count, width}, found.data());
 }
 
 }  // namespace
@@ -479,7 +489,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
                "isa"_a = py::none());
     module.def("least_norm_weights", &least_norm_weights, "generator"_a, "patterns"_a, "target"_a,
                "threads"_a = py::none(), "isa"_a = py::none());
-    module.def("positions", &positions, "mask"_a);
+    module.def("positions", &positions, "masks"_a);
     module.def("isas", [] {
         std::vector<std::string> names;
         for (const fastgc::Kernels* kernels : fastgc::available_kernels()) names.push_back(kernels->name);

@@ -1,13 +1,13 @@
 // The least-norm weights A with A G_F = T, for more rows than columns or a target T other than the identity.
 //
-// Householder's G_F = Q R, so A = (T R^-1) Q^T: the rows of A are solved for, which makes the left residual small, and
-// those of Q^T are orthonormal, which makes A the shortest. Sums run along rows, in which a vector holds neighbouring
-// columns and nothing is reordered, or in four interleaved parts, so that the bits are the same on every instruction
-// set, as in decoding_weights-inl.h, from which the steps come.
+// Householder's G_F = Q L, from the last column to the first, so A = (T L^-1) Q^T: the rows of Q^T are orthonormal,
+// which makes A the shortest. Its residual is small against the largest rows of G_F, and after one step of refinement
+// against each row's own size, as after LU with partial pivoting.
 //
-// Columns are reduced from the last to the first. Those still to come are then the first ones of a row, and all loops
-// run from its start to a multiple of four, over what is done with or zero: short rows with tails took twice as long.
-// A chain of sums waits 3 or 4 cycles for each term, so four rows at a time are added up before they join it.
+// The columns still to come are the first ones of a row, and all loops run from its start to a multiple of four, over
+// what is done with or zero: short rows with tails took twice as long. A chain of sums waits 3 or 4 cycles for each
+// term, so four products are added up before they join it. A vector holds neighbouring columns or the four parts of a
+// sum, so nothing is reordered and the bits are the same on every instruction set, as in decoding_weights-inl.h.
 constexpr Index padded(Index n) { return (n + 3) / 4 * 4; }
 
 FASTGC_INLINE double dot(const double* __restrict a, const double* __restrict b, Index n) {
@@ -31,23 +31,23 @@ FASTGC_INLINE void add_four(double* __restrict to, const double* factors, Index 
 bool least_norm_weights(const double* generator, Index k, const std::int64_t* pattern, Index q, const double* target,
                         Index targets, double* weights, double* work) {
     const Index stride = padded(k), height = padded(q) + 4;
-    double* const m = work;                       // height x k, becomes R; the rows beyond q are zero
-    double* const vectors = m + height * stride;  // row c: Householder's vector of step c, from its first entry
-    double* const x = vectors + k * height;       // k x k, becomes R^-1
-    double* const sums = x + k * stride;          // k
-    double* const norms = sums + stride;          // k, squared norms of the columns of G_F
-    double* const taus = norms + stride;          // k, 2 / |vector|²
-    double* const t = taus + stride;              // targets x k
-    double* const a = t + targets * stride;       // targets x height
+    double* const g = work;                       // height x k, G_F and rows of zeros
+    double* const m = g + height * stride;        // the same, whose row c becomes row k - 1 - c of L
+    double* const x = m + height * stride;        // k x k and rows of zeros, L^-1
+    double* const vectors = x + stride * stride;  // row c: Householder's vector of step c, from its first entry
+    double* const taus = vectors + k * height;    // k, 2 / |vector|²
+    double* const norms = taus + stride;          // k, squared norms of the columns of G_F
+    double* const sums = norms + stride;          // k
+    double* const a = sums + stride;              // targets x height
+    for (Index i = 0; i < height * stride; ++i) g[i] = 0;
     for (Index j = 0; j < stride; ++j) norms[j] = 0;
-    for (Index r = 0; r < height; ++r) {
-        double* const to = m + r * stride;
-        for (Index j = 0; j < stride; ++j) to[j] = 0;
-        if (r >= q) continue;
+    for (Index r = 0; r < q; ++r) {
         const double* const from = generator + pattern[r] * k;
+        double* const to = g + r * stride;
         for (Index j = 0; j < k; ++j) to[j] = from[j];
-        for (Index j = 0; j < k; ++j) norms[j] += to[j] * to[j];
+        for (Index j = 0; j < stride; ++j) norms[j] += to[j] * to[j];
     }
+    for (Index i = 0; i < height * stride; ++i) m[i] = g[i];
 
     for (Index c = 0; c < k; ++c) {
         const Index at = k - 1 - c, rows = padded(q - c);
@@ -70,43 +70,46 @@ bool least_norm_weights(const double* generator, Index k, const std::int64_t* pa
         top[at] = -length;
     }
 
-    for (Index c = k - 1; c >= 0; --c) {
-        const Index at = k - 1 - c;
-        double* const row = x + c * stride;
-        const double* const factors = m + c * stride;
-        for (Index j = 0; j < stride; ++j) row[j] = 0;
-        Index j = 0;  // row k - 1 - j of R^-1 has j + 1 numbers, and zeros beyond change nothing
-        for (; j + 4 <= at; j += 4) add_four(row, factors + j, 1, x + (k - 1 - j) * stride, -stride, padded(j + 4));
-        for (; j < at; ++j) subtract<4>(row, -factors[j], x + (k - 1 - j) * stride, padded(j + 1));
-        const double reciprocal = 1.0 / factors[at];
-        for (j = 0; j < at; ++j) row[j] *= -reciprocal;
-        row[at] = reciprocal;
+    for (Index i = 0; i < stride * stride; ++i) x[i] = 0;
+    for (Index i = 0; i < k; ++i) {
+        const double* const factors = m + (k - 1 - i) * stride;
+        for (Index j = 0; j < padded(i); ++j) sums[j] = 0;
+        // Row j of L^-1 ends at j, and zeros beyond it and in the rows from i on change nothing.
+        for (Index j = 0; j < i; j += 4) add_four(sums, factors + j, 1, x + j * stride, stride, j + 4);
+        const double reciprocal = 1.0 / factors[i];
+        for (Index j = 0; j < i; ++j) x[i * stride + j] = sums[j] * -reciprocal;
+        x[i * stride + i] = reciprocal;
     }
-    // The bound of decoding_weights-inl.h: |G_F^+| = |R^-1|.
+    // The bound of decoding_weights-inl.h: |G_F^+| = |L^-1|.
     for (Index j = 0; j < k; ++j) sums[j] = 0;
-    for (Index c = 0; c < k; ++c)
-        for (Index j = 0; j < k - c; ++j) sums[j] += norms[k - 1 - c] * (x[c * stride + j] * x[c * stride + j]);
+    for (Index i = 0; i < k; ++i)
+        for (Index j = 0; j <= i; ++j) sums[j] += norms[i] * (x[i * stride + j] * x[i * stride + j]);
     double product = 0;
     for (Index j = 0; j < k; ++j) product += sums[j];
 
-    for (Index u = 0; u < targets; ++u) {
-        for (Index j = 0; j < stride; ++j) t[u * stride + j] = j < k ? target[u * k + j] : 0.0;
-        for (Index i = 0; i < height; ++i) a[u * height + i] = 0;
+    double* const t = norms;  // what is still to be met of a row of the target
+    for (Index i = 0; i < targets * height; ++i) a[i] = 0;
+    for (const bool refined : {false, true}) {
+        for (Index u = 0; u < targets; ++u) {
+            double* const row = weights + u * q;
+            double* const correction = a + u * height;
+            for (Index j = 0; j < stride; ++j) sums[j] = 0;
+            if (refined)
+                for (Index r = 0; r < q; r += 4) add_four(sums, correction + r, 1, g + r * stride, stride, stride);
+            for (Index j = 0; j < k; ++j) t[j] = target[u * k + j] - sums[j];
+            for (Index j = 0; j < stride; ++j) sums[j] = 0;
+            for (Index i = 0; i < k; i += 4) add_four(sums, t + i, 1, x + i * stride, stride, stride);
+            for (Index i = 0; i < q; ++i) row[i] = correction[i];
+            for (Index i = 0; i < height; ++i) correction[i] = i < k ? sums[k - 1 - i] : 0.0;
+        }
+        for (Index c = k - 1; c >= 0; --c)
+            for (Index u = 0; u < targets; ++u) {
+                double* const rest = a + u * height + c;
+                const double* const vector = vectors + c * height;
+                subtract<4>(rest, taus[c] * dot(vector, rest, padded(q - c)), vector, padded(q - c));
+            }
     }
-    for (Index c = 0; c < k; ++c)
-        for (Index u = 0; u < targets; ++u) {
-            const Index at = k - 1 - c;
-            const double value = t[u * stride + at] * x[c * stride + at];
-            a[u * height + c] = value;
-            subtract<4>(t + u * stride, value, m + c * stride, padded(at));
-        }
-    for (Index c = k - 1; c >= 0; --c)
-        for (Index u = 0; u < targets; ++u) {
-            double* const rest = a + u * height + c;
-            const double* const vector = vectors + c * height;
-            subtract<4>(rest, taus[c] * dot(vector, rest, padded(q - c)), vector, padded(q - c));
-        }
     for (Index u = 0; u < targets; ++u)
-        for (Index i = 0; i < q; ++i) weights[u * q + i] = a[u * height + i];
+        for (Index i = 0; i < q; ++i) weights[u * q + i] += a[u * height + i];
     return !(static_cast<double>(k) * product < 1e20);  // also where it is not finite
 }

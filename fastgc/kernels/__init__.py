@@ -23,7 +23,16 @@ import numpy.typing as npt
 from fastgc.errors import NotDecodableError
 from fastgc.kernels import reference
 
-__all__ = ["backends", "decode", "decoding_weights", "encode", "least_norm_weights", "lincomb", "positions", "reference"]
+__all__ = [
+    "backends",
+    "decode",
+    "decoding_weights",
+    "encode",
+    "least_norm_weights",
+    "lincomb",
+    "positions",
+    "reference",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = Array | Sequence[Array]
@@ -45,7 +54,7 @@ class _Backend(Protocol):
     def least_norm_weights(
         self, generator: Any, patterns: Any, target: Any, threads: int | None = ...
     ) -> tuple[npt.NDArray[np.float64], list[int]]: ...
-    def positions(self, mask: int) -> npt.NDArray[np.int64]: ...
+    def positions(self, masks: int | Sequence[int]) -> npt.NDArray[np.int64]: ...
 
 
 _loaded: dict[str, _Backend] = {}
@@ -334,19 +343,19 @@ def least_norm_weights(
     return weights
 
 
-def positions(mask: int) -> npt.NDArray[np.int64]:
+def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
     """The numbers of the bits that are set in a mask of any width, increasing: a pattern for the functions above.
 
     Parameters
     ----------
-    mask : int
-        Not negative.
+    masks : int, or sequence of B ints
+        None negative, all with q bits set.
 
     Returns
     -------
-    ndarray of int64, shape (mask.bit_count(),)
+    ndarray of int64, shape (q,) or (B, q)
     """
-    return _backend(None).positions(mask)
+    return _backend(None).positions(masks)
 
 
 def _look_at_ranks(

@@ -291,7 +291,7 @@ def decoding_weights(
     generator: Any, patterns: Any, threads: int | None = None
 ) -> tuple[npt.NDArray[np.float64], list[int]]:
     matrix = _generator(generator)
-    batch = _patterns(patterns, *matrix.shape, square=True)
+    batch = _patterns(patterns, len(matrix), matrix.shape[1], True)
     weights = np.empty((*batch.shape, matrix.shape[1]))
     flags = np.empty(len(batch), dtype=np.bool_)
     numba_kernels.decoding_weights(matrix, batch, weights, flags)
@@ -302,7 +302,7 @@ def least_norm_weights(
     generator: Any, patterns: Any, target: Any, threads: int | None = None
 ) -> tuple[npt.NDArray[np.float64], list[int]]:
     matrix = _generator(generator)
-    batch = _patterns(patterns, *matrix.shape, square=False)
+    batch = _patterns(patterns, len(matrix), matrix.shape[1], False)
     wanted = _finite("target", target)
     if wanted.shape[0] < 1 or wanted.shape[1] != matrix.shape[1]:
         raise ValueError(f"target: expected shape (m, {matrix.shape[1]}), got {wanted.shape}")
@@ -316,5 +316,7 @@ def _as_given(patterns: Any, weights: npt.NDArray[np.float64]) -> npt.NDArray[np
     return weights if np.ndim(patterns) == 2 else weights[0].copy()  # a result owns its memory
 
 
-def positions(mask: int) -> npt.NDArray[np.int64]:
-    return np.array([i for i in range(mask.bit_length()) if mask >> i & 1], dtype=np.int64)
+def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
+    if isinstance(masks, int):
+        return np.array([i for i in range(masks.bit_length()) if masks >> i & 1], dtype=np.int64)
+    return np.array([positions(mask) for mask in masks], dtype=np.int64).reshape(len(masks), -1)

@@ -201,6 +201,17 @@ def decoding_weights(generator: Any, patterns: Any, out: Any, flags: Any) -> Non
 
 
 @_compiled
+def _add_products(sums: Any, factors: Any, rows: Any, count: int, width: int) -> None:
+    """Set sums to the first factors times rows, four products added up before they join a sum."""
+    for j in range(width):
+        sums[j] = 0.0
+        for i in range(0, count, 4):
+            sums[j] += (factors[i] * rows[i, j] + factors[i + 1] * rows[i + 1, j]) + (
+                factors[i + 2] * rows[i + 2, j] + factors[i + 3] * rows[i + 3, j]
+            )
+
+
+@_compiled
 def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, flags: Any) -> None:
     """Least-norm weights of selected rows of a generator; see `fastgc.kernels.least_norm_weights`.
 
@@ -217,22 +228,25 @@ def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, fla
     """
     k = generator.shape[1]
     q = patterns.shape[1]
+    stride = (k + 3) // 4 * 4
     height = (q + 3) // 4 * 4 + 4
-    m = np.zeros((height, k))
+    g = np.zeros((height, stride))
+    m = np.zeros((height, stride))
+    x = np.zeros((stride, stride))
     vectors = np.zeros((k, height))
-    x = np.zeros((k, k))
-    norms = np.empty(k)
     taus = np.empty(k)
-    sums = np.empty(k)
-    t = np.empty(k)
+    norms = np.empty(k)
+    sums = np.empty(stride)
+    t = np.zeros(stride)
     a = np.empty(height)
     parts = np.empty(4)
     for b in range(len(patterns)):
         norms[:] = 0.0
         for r in range(q):
             for j in range(k):
-                m[r, j] = generator[patterns[b, r], j]
-                norms[j] += m[r, j] * m[r, j]
+                g[r, j] = generator[patterns[b, r], j]
+                norms[j] += g[r, j] * g[r, j]
+        m[:] = g
 
         singular = False
         for c in range(k):
@@ -241,13 +255,7 @@ def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, fla
             vector[:] = 0.0
             for r in range(q - c):
                 vector[r] = m[c + r, at]
-            for j in range(at + 1):
-                sums[j] = 0.0
-                for r in range(0, q - c, 4):
-                    i = c + r
-                    sums[j] += (vector[r] * m[i, j] + vector[r + 1] * m[i + 1, j]) + (
-                        vector[r + 2] * m[i + 2, j] + vector[r + 3] * m[i + 3, j]
-                    )
+            _add_products(sums, vector, m[c:], q - c, at + 1)
             square = sums[at]
             first = vector[0]
             if not square > 0:
@@ -267,46 +275,44 @@ def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, fla
             flags[b] = True
             continue
 
-        for c in range(k - 1, -1, -1):
-            at = k - 1 - c
-            row = x[c]
-            row[:] = 0.0
-            groups = at // 4 * 4
-            for j in range(at):
-                for i in range(0, groups, 4):
-                    above = k - 1 - i
-                    row[j] += (m[c, i] * x[above, j] + m[c, i + 1] * x[above - 1, j]) + (
-                        m[c, i + 2] * x[above - 2, j] + m[c, i + 3] * x[above - 3, j]
-                    )
-                for i in range(groups, at):
-                    row[j] += m[c, i] * x[k - 1 - i, j]
-            reciprocal = 1.0 / m[c, at]
-            for j in range(at):
-                row[j] *= -reciprocal
-            row[at] = reciprocal
+        x[:] = 0.0
+        for i in range(k):
+            factors = m[k - 1 - i]
+            _add_products(sums, factors, x, i, i)
+            reciprocal = 1.0 / factors[i]
+            for j in range(i):
+                x[i, j] = sums[j] * -reciprocal
+            x[i, i] = reciprocal
         sums[:] = 0.0
-        for c in range(k):
-            for j in range(k - c):
-                sums[j] += norms[k - 1 - c] * (x[c, j] * x[c, j])
+        for i in range(k):
+            for j in range(i + 1):
+                sums[j] += norms[i] * (x[i, j] * x[i, j])
         product = 0.0
         for j in range(k):
             product += sums[j]
 
         for u in range(len(target)):
-            t[:] = target[u]
+            row = out[b, u]
             a[:] = 0.0
-            for c in range(k):
-                at = k - 1 - c
-                a[c] = t[at] * x[c, at]
-                for j in range(at):
-                    t[j] -= a[c] * m[c, j]
-            for c in range(k - 1, -1, -1):
-                parts[:] = 0.0
-                for r in range(0, q - c, 4):
-                    for e in range(4):
-                        parts[e] += vectors[c, r + e] * a[c + r + e]
-                factor = taus[c] * ((parts[0] + parts[1]) + (parts[2] + parts[3]))
-                for r in range(q - c):
-                    a[c + r] -= factor * vectors[c, r]
-            out[b, u] = a[:q]
+            for refined in range(2):
+                sums[:] = 0.0
+                if refined:
+                    _add_products(sums, a, g, q, k)
+                for j in range(k):
+                    t[j] = target[u, j] - sums[j]
+                row[:] = a[:q]
+                _add_products(sums, t, x, k, k)
+                a[:] = 0.0
+                for i in range(k):
+                    a[i] = sums[k - 1 - i]
+                for c in range(k - 1, -1, -1):
+                    parts[:] = 0.0
+                    for r in range(0, q - c, 4):
+                        for e in range(4):
+                            parts[e] += vectors[c, r + e] * a[c + r + e]
+                    factor = taus[c] * ((parts[0] + parts[1]) + (parts[2] + parts[3]))
+                    for r in range(q - c):
+                        a[c + r] -= factor * vectors[c, r]
+            for i in range(q):
+                row[i] += a[i]
         flags[b] = not k * product < 1e20

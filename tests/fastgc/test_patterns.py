@@ -11,7 +11,7 @@ import pytest
 from scheme_table import CONSTRUCTED, SAMPLED, Case, gradients, larger_sets, messages, names, promised_sets, same_bits
 
 from fastgc import GradientCode, NotDecodableError, schemes
-from fastgc.patterns import mask_of, positions_of
+from fastgc.decoders import mask_of, positions_of
 
 CASES = [*CONSTRUCTED[::2], *SAMPLED[::4]]
 

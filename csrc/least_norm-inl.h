@@ -53,7 +53,7 @@ bool least_norm_weights(const double* generator, Index k, const std::int64_t* pa
         const Index at = k - 1 - c, rows = padded(q - c);
         double* const top = m + c * stride;
         double* const vector = vectors + c * height;
-        for (Index j = 0; j <= at; ++j) sums[j] = 0;
+        for (Index j = 0; j < padded(at + 1); ++j) sums[j] = 0;
         for (Index r = 0; r < rows; r += 4)
             add_four(sums, top + r * stride + at, stride, top + r * stride, stride, padded(at + 1));
         const double square = sums[at], first = top[at];
@@ -66,6 +66,7 @@ bool least_norm_weights(const double* generator, Index k, const std::int64_t* pa
         vector[0] = first + length;  // of equal signs, so nothing cancels
         taus[c] = 1.0 / (square + first * length);
         for (Index j = 0; j < at; ++j) sums[j] = (sums[j] + length * top[j]) * taus[c];
+        for (Index j = at; j < padded(at); ++j) sums[j] = 0;  // columns that are done with stay finite
         for (Index r = 0; r < q - c; ++r) subtract<4>(top + r * stride, vector[r], sums, padded(at));
         top[at] = -length;
     }

@@ -78,7 +78,8 @@ class PatternCache:
         weights = self._frozen(weights)
         with self._lock:
             self._entries[key] = weights
-            self._shrink()
+            if len(self._entries) > self._maxsize:
+                self._shrink()
         return weights
 
     def precompute(self, survivor_sets: Iterable[Iterable[int]]) -> None:

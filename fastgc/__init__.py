@@ -6,8 +6,9 @@
 from fastgc import codes, kernels, schemes
 from fastgc.errors import NotDecodableError
 from fastgc.gradient_code import GradientCode
+from fastgc.layout import Layout
 
-__all__ = ["GradientCode", "NotDecodableError", "__version__", "codes", "kernels", "schemes"]
+__all__ = ["GradientCode", "Layout", "NotDecodableError", "__version__", "codes", "kernels", "schemes"]
 
 
 def __getattr__(name: str) -> str:

@@ -16,14 +16,16 @@ from fastgc import codes, kernels
 from fastgc.codes import LinearCode
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2, without the usage: `--help` prints that."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m fastgc", description="Gradient coding: what is installed, and what there is.")
+    parser = Parser(prog="python -m fastgc", description="Gradient coding: what is installed, and what there is.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, does in (
         ("info", "show version, kernels, instruction sets and threads"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import combinations
+from math import comb
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -15,6 +17,9 @@ from fastgc.errors import NotDecodableError
 
 Matrix = npt.NDArray[np.float64]
 Positions = tuple[int, ...]
+
+CHECKED_SETS = 2000
+"""Promised survivor sets of a code that a constructor looks at; where there are more, a set is ranked when it comes."""
 
 
 def mask_of(positions: Iterable[int]) -> int:
@@ -40,6 +45,9 @@ class Decoder(Protocol):
     """Any so many positions may be missing."""
 
     def is_decodable(self, mask: int) -> bool: ...
+
+    def surely_decodable(self, masks: Sequence[int]) -> bool:
+        """Whether all of many sets are decodable, as far as is seen at once; where not, ask for each."""
 
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """The (reduction, positions) weights of decodable sets; bits do not depend on what else is in the list."""
@@ -72,23 +80,47 @@ class LinearDecoder:
         self.target = target
         self.workers = code.n
         self.reduction = code.k if target is None else len(target)
-        # Sets below the promise are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
+        self._all_checked = comb(self.workers, tolerated) <= CHECKED_SETS
+        # Other sets are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
         self._ranked = lru_cache(maxsize=16384)(self._spans_target)
+
+    def promised_sets(self) -> list[Positions]:
+        """The sets of ``workers - tolerated`` positions that a constructor looks at: all up to `CHECKED_SETS`, else
+        those with neighbours missing, where codes on ordered points are at their worst, and a fixed sample."""
+        n, size = self.workers, self.workers - self.tolerated
+        if self._all_checked:
+            return list(combinations(range(n), size))
+        sets = {tuple(sorted((first + i) % n for i in range(size))) for first in range(n)}
+        generator = np.random.default_rng(0)
+        sets |= {tuple(sorted(generator.permutation(n)[:size].tolist())) for _ in range(CHECKED_SETS - n)}
+        return sorted(sets)
 
     def is_decodable(self, mask: int) -> bool:
         """Whether the rows at these positions span the target."""
         count = mask.bit_count()
-        if count >= self.workers - self.tolerated:
+        if self._all_checked and count >= self.workers - self.tolerated:
             return True
         if self.target is None and count < self.code.k:
             return False
         return self._ranked(mask)
 
     def _spans_target(self, mask: int) -> bool:
-        rows = self.code.generator[kernels.positions(mask)]
-        if self.target is None:
-            return bool(linalg.rank(rows) == self.code.k)
-        return bool(linalg.spans(rows, self.target))
+        rows = kernels.positions(mask)
+        if len(rows) >= self.code.k and kernels.full_rank(self.code.generator, rows[None])[0]:
+            return True
+        return self.target is not None and bool(linalg.spans(self.code.generator[rows], self.target))
+
+    def surely_decodable(self, masks: Sequence[int]) -> bool:
+        """See `Decoder`."""
+        enough = self.workers - self.tolerated
+        by_size: dict[int, list[int]] = {}
+        for mask in masks:
+            by_size.setdefault(mask.bit_count(), []).append(mask)
+        return all(
+            (self._all_checked and size >= enough)
+            or (size >= self.code.k and kernels.full_rank(self.code.generator, kernels.positions(same)).all())
+            for size, same in by_size.items()
+        )
 
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """See `Decoder`."""
@@ -133,6 +165,10 @@ class ScaledSum:
     def is_decodable(self, mask: int) -> bool:
         """Whether anyone answered."""
         return mask != 0
+
+    def surely_decodable(self, masks: Sequence[int]) -> bool:
+        """See `Decoder`."""
+        return all(masks)
 
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """See `Decoder`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
 from itertools import islice
 from typing import IO, Any
 
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from fastgc import _checks, kernels, storage
 from fastgc.decoders import Decoder, Positions, mask_of
 from fastgc.errors import NotDecodableError
+from fastgc.kernels._segments import segments
+from fastgc.layout import Layout
 from fastgc.patterns import Key, PatternCache
 from fastgc.storage import Group, SchemeData
 from fastgc.streaming import Collector, Encoder
@@ -100,8 +103,10 @@ class GradientCode:
     def encode(
         self,
         worker: int,
-        gradients: npt.NDArray[Any] | Sequence[npt.NDArray[Any]],
+        gradients: npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Sequence[Sequence[npt.NDArray[Any]]],
         out: npt.NDArray[Any] | None = None,
+        *,
+        layout: Layout | None = None,
     ) -> npt.NDArray[Any]:
         """The message of a worker.
 
@@ -109,9 +114,12 @@ class GradientCode:
         ----------
         worker : int
         gradients : ndarray, shape (len(assignment[worker]), length), or a sequence of 1-D arrays
-            One gradient for each partition of ``assignment[worker]``, in that order; float32 or float64.
+            One gradient for each partition of ``assignment[worker]``, in that order; float32 or float64. With a
+            `layout`, a sequence of lists of tensors.
         out : ndarray, shape (message_length(length),), optional
             Must not overlap the gradients.
+        layout : Layout, optional
+            Gradients are lists of tensors of these shapes, read where they lie.
 
         Returns
         -------
@@ -124,16 +132,82 @@ class GradientCode:
             A wrong worker, shape or element type; `out` is then untouched.
         """
         coefficients = self.coefficients(worker)
+        if not hasattr(gradients, "__len__"):
+            raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
         if len(gradients) != len(coefficients):
             raise ValueError(
                 f"gradients must be {len(coefficients)}, one a partition of worker {worker}, not {len(gradients)}"
             )
-        return kernels.encode(coefficients, gradients, out)
+        if layout is not None:
+            return layout.encode(coefficients, gradients, out)  # type: ignore[arg-type]  # it checks what it is given
+        return kernels.encode(coefficients, gradients, out)  # type: ignore[arg-type]
 
-    def encoder(self, worker: int, length: int, dtype: npt.DTypeLike) -> Encoder:
-        """A streaming encoder, which takes each gradient when it is ready and keeps none of them."""
+    def encode_all(
+        self, gradients: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """The messages of all workers, for simulation and tests; the bits of `encode`.
+
+        Workers that hold the same partitions are encoded together, so that their gradients are read once.
+
+        Parameters
+        ----------
+        gradients : ndarray, shape (partitions, length), or a sequence of 1-D arrays
+            The gradient of every partition.
+        out : ndarray, shape (workers, message_length(length)), optional
+            Must not overlap the gradients.
+
+        Returns
+        -------
+        ndarray, shape (workers, message_length(length))
+            `out` where given.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A wrong shape or element type; `out` is then untouched.
+        """
+        if not hasattr(gradients, "__len__"):
+            raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
+        if len(gradients) != self.partitions:
+            raise ValueError(f"gradients must be {self.partitions}, one a partition, not {len(gradients)}")
+        dtype = _checks.element_type("gradients", gradients[0].dtype)
+        length = len(gradients[0])
+        for j, gradient in enumerate(gradients):
+            _checks.message(f"gradients[{j}]", gradient, length, dtype)
+        shape = (self.workers, self.message_length(length))
+        if out is None:
+            out = np.empty(shape, dtype)
+        elif not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
+            raise ValueError(f"out must be a {dtype} array of shape {shape}, not {getattr(out, 'shape', out)!r}")
+        elif not out.flags.writeable or any(np.may_share_memory(out, gradient) for gradient in gradients):
+            raise ValueError("out must be writeable and must not overlap the gradients")
+        together: dict[tuple[int, ...], list[int]] = {}
+        for worker, held in enumerate(self.assignment):
+            together.setdefault(held, []).append(worker)
+        for held, workers in together.items():
+            _encode_together(
+                [self.coefficients(worker) for worker in workers],
+                [gradients[j] for j in held],
+                [out[worker] for worker in workers],
+            )
+        return out
+
+    def encoder(
+        self, worker: int, length: int | Layout, dtype: npt.DTypeLike, out: npt.NDArray[Any] | None = None
+    ) -> Encoder:
+        """A streaming encoder, which takes each gradient when it is ready and keeps none of them.
+
+        Parameters
+        ----------
+        worker : int
+        length : int or Layout
+            With a `Layout` it takes gradients that are lists of tensors.
+        dtype : dtype
+        out : ndarray, shape (message_length(length),), optional
+            Where messages are made, such as a buffer to send from.
+        """
         worker = _checks.integer("worker", worker, 0, self.workers - 1)
-        return Encoder(self.assignment[worker], self.coefficients(worker), length, dtype)
+        return Encoder(self.assignment[worker], self.coefficients(worker), length, dtype, out)
 
     # Master ----------------------------------------------------------------------------------------------------------
 
@@ -210,7 +284,8 @@ class GradientCode:
     ) -> npt.NDArray[Any]:
         """The sum of all partitions' gradients from the messages of the survivors.
 
-        The bits of the result depend on the set of survivors and on nothing else.
+        The bits of the result depend on the set of survivors and on nothing else (between machines they also need the
+        same LAPACK where weights are not those of k rows of a grouped scheme's code).
 
         Parameters
         ----------
@@ -236,6 +311,8 @@ class GradientCode:
             A wrong worker, length or element type; `out` is then untouched.
         """
         expected = self.message_length(length)
+        if not isinstance(messages, Mapping):
+            raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
         weights = [self.patterns.weights(key) for key in self._keys(present)]
         if dtype is not None:
@@ -325,7 +402,7 @@ class GradientCode:
             if (masks.sum(axis=1) != joined).any():  # a worker named twice
                 return None
             found = dict.fromkeys(joined.tolist())
-            if not all(map(self.decoder(number).is_decodable, found)):
+            if not self.decoder(number).surely_decodable(list(found)):
                 return None
             keys += [(group.decoder, mask) for mask in found]
         return keys
@@ -339,8 +416,31 @@ class GradientCode:
         """
         storage.save(self._data, file)
 
+    def __reduce__(self) -> tuple[object, tuple[bytes]]:
+        file = BytesIO()
+        self.save(file)
+        return _from_bytes, (file.getvalue(),)
+
     def __repr__(self) -> str:
         return (
             f"<GradientCode {self.name}: workers={self.workers}, partitions={self.partitions}, load={self.load}, "
             f"stragglers={self.stragglers}, reduction={self.reduction}{'' if self.exact else ', inexact'}>"
         )
+
+
+def _encode_together(
+    coefficients: Sequence[npt.NDArray[np.float64]],
+    gradients: Sequence[npt.NDArray[Any]],
+    out: Sequence[npt.NDArray[Any]],
+) -> None:
+    """Messages of workers with the same partitions: every element is the chain that `fastgc.kernels.encode` makes."""
+    matrix = np.stack(coefficients)
+    for columns, present in segments(len(gradients[0]), matrix.shape[2]):
+        block = len(out[0])
+        inputs = [g[u * block :][columns] for g in gradients for u in range(present)]
+        kernels.lincomb(matrix[:, :, :present].reshape(len(out), -1), inputs, [row[columns] for row in out])
+
+
+def _from_bytes(content: bytes) -> GradientCode:
+    """Undo ``GradientCode.__reduce__``, for copies and other processes; the pattern cache starts empty."""
+    return GradientCode(storage.load(BytesIO(content)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, islice
 from math import comb, pi
 from typing import IO, Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fastgc import _checks, codes, linalg, storage
 from fastgc.codes import LinearCode
-from fastgc.decoders import LinearDecoder, ScaledSum
+from fastgc.decoders import CHECKED_SETS, LinearDecoder, ScaledSum
 from fastgc.gradient_code import GradientCode
 from fastgc.storage import Group, SchemeData, freeze
 
@@ -36,8 +36,6 @@ Matrix = npt.NDArray[np.float64]
 
 ILL_CONDITIONED = 1e-3
 """A constructor warns when a promised survivor set has a condition number times eps above this."""
-CHECKED_SETS = 2000
-"""Promised survivor sets of a code that a constructor looks at: all where there are no more, else a fixed sample."""
 
 
 # The framework --------------------------------------------------------------------------------------------------------
@@ -64,11 +62,13 @@ def grouped(
     load, reduction : int, optional
         Block length and dimension of the code; may be left out where `code` is a `LinearCode`.
     code : LinearCode or str, optional
-        A code, or the name of a family in `fastgc.codes.FAMILIES`; ``"cauchy"`` by default, the best conditioned.
+        A code, or the name of a family in `fastgc.codes.FAMILIES`; ``"cauchy"`` by default: for nearly every size the
+        best conditioned of them.
     uneven : bool
         Allow a `load` that does not divide `workers`: ``ceil(workers / load)`` groups, as equal as possible. A smaller
         group of z workers holds z partitions under a [z, reduction] code of the family, or the first z rows of `code`.
-        `stragglers` is then the smallest group's promise.
+        `stragglers` is then the smallest group's promise, and the scheme's load the largest group's size: three groups
+        of 3 for 9 workers under load 4.
     seed : int
         Of the Gaussian family.
 
@@ -252,7 +252,8 @@ def polynomial(workers: int, stragglers: int, reduction: int = 1) -> GradientCod
     """Ye and Abbe 2018, section III, with the points ``±(1 + i/2)`` of their section V; load is stragglers + reduction.
 
     Worker i sends values at its point of polynomials of degree below ``workers - stragglers``, built so that those of a
-    partition vanish at the points of all workers without it; the gradient's blocks are their leading coefficients.
+    partition vanish at the points of all workers without it; the gradient's blocks are their leading coefficients. Each
+    worker's coefficients are scaled to a largest one of 1.
     """
     n, s, m = _promise_with_reduction(workers, stragglers, reduction)
     d = s + m
@@ -272,6 +273,8 @@ def polynomial(workers: int, stragglers: int, reduction: int = 1) -> GradientCod
             current[: len(first)] -= c * first
             current_values = points[holders] * current_values - c * values
             encoding[holders, j, u] = current_values
+    # A worker's row may have any scale. As they are, they reach 1e14 at (20, 3, 3) and overflow float32 at (40, 3, 3).
+    encoding /= np.abs(encoding).max(axis=(1, 2), keepdims=True)
     # The encoding is the Vandermonde matrix times the polynomials' coefficients, but a set's weights solved with that
     # matrix miss what is sent by |A| |V| |W| eps: 1 % at (20, 3, 3), all digits at (26, 3, 3). Its own columns do not.
     matrix = encoding.reshape(n, -1)
@@ -346,16 +349,19 @@ def from_coefficients(
     groups: list[Group] = []
     decoders: list[LinearDecoder] = []
     for members in _components(held):
-        decoder = _factored(members, held, weights, reduction)
+        code, target = _factored(members, held, weights, reduction)
         if stragglers is None:
-            decoder.tolerated = _tolerated(decoder)
+            tolerated = _tolerated(code.generator, target)
+        elif _checks.integer("stragglers", stragglers, 0, len(held) - 1) < len(members):
+            tolerated = stragglers
         else:
-            decoder.tolerated = min(_checks.integer("stragglers", stragglers, 0, len(held) - 1), len(members) - 1)
+            raise ValueError(
+                f"stragglers must be at most {len(members) - 1}, not {stragglers}: workers {members} share partitions "
+                "with no one else, and cannot all be missing"
+            )
         groups.append(Group(tuple(members), len(decoders)))
-        decoders.append(decoder)
-    promised = min(decoder.tolerated for decoder in decoders) if stragglers is None else stragglers
-    if stragglers is not None and stragglers > min(decoder.tolerated for decoder in decoders):
-        raise ValueError(f"stragglers must be below the size of the smallest group of workers, not {stragglers}")
+        decoders.append(LinearDecoder(code, tolerated, target))
+    promised = min(decoder.tolerated for decoder in decoders)
     return _checked(
         SchemeData(
             name=f"from_coefficients({len(held)})",
@@ -424,7 +430,9 @@ def _components(held: list[tuple[int, ...]]) -> list[list[int]]:
     return list(components.values())
 
 
-def _factored(members: list[int], held: list[tuple[int, ...]], weights: list[Matrix], reduction: int) -> LinearDecoder:
+def _factored(
+    members: list[int], held: list[tuple[int, ...]], weights: list[Matrix], reduction: int
+) -> tuple[LinearCode, Matrix]:
     """Bring a component's encoding matrix B to a generator and a target: A B_F = T becomes A U_F = Y.
 
     U is a largest set of independent columns of B, and Y the same columns of T: no rounding enters, and the other
@@ -440,25 +448,24 @@ def _factored(members: list[int], held: list[tuple[int, ...]], weights: list[Mat
         raise ValueError(f"coefficients must determine the sum: those of workers {members} together do not")
     chosen = linalg.independent_columns(matrix)
     code = LinearCode(matrix[:, chosen], name=f"coefficients of workers {members}")
-    return LinearDecoder(code, 0, wanted[:, chosen])
+    return code, wanted[:, chosen]
 
 
-def _tolerated(decoder: LinearDecoder) -> int:
-    generator, target = decoder.code.generator, decoder.target
-    assert target is not None
+def _tolerated(generator: Matrix, target: Matrix) -> int:
+    workers = len(generator)
     budget = codes.MOST_SUBSETS
-    for missing in range(1, decoder.workers):
-        budget -= comb(decoder.workers, missing)
+    for missing in range(1, workers):
+        budget -= comb(workers, missing)
         if budget < 0:
             raise ValueError(
-                f"stragglers must be given for a group of {decoder.workers} workers: finding it by rank takes more "
+                f"stragglers must be given for a group of {workers} workers: finding it by rank takes more "
                 f"than {codes.MOST_SUBSETS:,} survivor sets"
             )
-        sets = combinations(range(decoder.workers), decoder.workers - missing)
+        sets = combinations(range(workers), workers - missing)
         while batch := list(islice(sets, CHECKED_SETS)):
             if not linalg.spans(generator[np.array(batch)], target).all():
                 return missing - 1
-    return decoder.workers - 1
+    return workers - 1
 
 
 # What every constructor checks ----------------------------------------------------------------------------------------
@@ -482,16 +489,6 @@ def _require_multiple(workers: int, size: int, what: str) -> None:
         )
 
 
-def _promised_sets(decoder: LinearDecoder) -> Iterator[tuple[int, ...]]:
-    z, size = decoder.workers, decoder.workers - decoder.tolerated
-    if comb(z, size) <= CHECKED_SETS:
-        yield from combinations(range(z), size)
-    else:
-        generator = np.random.default_rng(0)
-        for _ in range(CHECKED_SETS):
-            yield tuple(np.sort(generator.permutation(z)[:size]))
-
-
 def _checked(data: SchemeData, stacklevel: int = 5) -> GradientCode:
     """Refuse a scheme with a promised survivor set that is numerically singular, and warn of one that is nearly so.
 
@@ -504,13 +501,13 @@ def _checked(data: SchemeData, stacklevel: int = 5) -> GradientCode:
 
 
 def _check_conditioning(name: str, decoder: LinearDecoder, stacklevel: int) -> None:
-    rows = decoder.code.generator[np.array(list(_promised_sets(decoder)))]
+    rows = decoder.code.generator[np.array(decoder.promised_sets())]
     k = decoder.code.k
     decodable = linalg.rank(rows) == k if decoder.target is None else linalg.spans(rows, decoder.target)
     if not decodable.all():
         raise ValueError(
             f"{name} is numerically singular: float64 cannot decode it with {decoder.tolerated} of {decoder.workers} "
-            "workers missing; take fewer workers or stragglers, or another code"
+            "workers missing; take fewer workers or stragglers, another code, or another seed where it is random"
         )
     if decoder.target is not None:
         # Columns are coordinates that the factorisation chose: their scale is of no account. Those of a group's code
@@ -540,7 +537,7 @@ def load(file: str | os.PathLike[str] | IO[bytes]) -> GradientCode:
     return GradientCode(storage.load(file))
 
 
-SCHEMES = {
+SCHEMES: dict[str, Callable[..., GradientCode]] = {
     "grouped": grouped,
     "uncoded": uncoded,
     "ignore_stragglers": ignore_stragglers,

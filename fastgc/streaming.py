@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks, kernels
 from fastgc.errors import NotDecodableError
+from fastgc.layout import Layout
 
 if TYPE_CHECKING:
     from fastgc.gradient_code import GradientCode
+
+
+Gradient: TypeAlias = "npt.NDArray[Any] | Sequence[npt.NDArray[Any]]"
+"""Of one partition: an array, or with a layout a list of tensors."""
 
 
 class Encoder:
@@ -22,24 +28,34 @@ class Encoder:
     """
 
     def __init__(
-        self, partitions: tuple[int, ...], coefficients: npt.NDArray[np.float64], length: int, dtype: npt.DTypeLike
+        self,
+        partitions: tuple[int, ...],
+        coefficients: npt.NDArray[np.float64],
+        length: int | Layout,
+        dtype: npt.DTypeLike,
+        out: npt.NDArray[Any] | None = None,
     ) -> None:
         self._partitions = partitions
         self._coefficients = coefficients
-        self._length = _checks.integer("length", length, 1)
+        self._layout = length if isinstance(length, Layout) else None
+        self._length = length.length if isinstance(length, Layout) else _checks.integer("length", length, 1)
         self._dtype = _checks.element_type("dtype", dtype)
-        self._out = np.empty(-(-self._length // coefficients.shape[1]), self._dtype)
+        size = -(-self._length // coefficients.shape[1])
+        self._out = np.empty(size, self._dtype) if out is None else out
+        _checks.message("out", self._out, size, self._dtype)
+        if not (self._out.flags.c_contiguous and self._out.flags.writeable):
+            raise ValueError("out must be contiguous and writeable")
         self._next = 0
-        self._waiting: dict[int, npt.NDArray[Any]] = {}
+        self._waiting: dict[int, Gradient] = {}
 
-    def add(self, partition: int, gradient: npt.NDArray[Any]) -> None:
+    def add(self, partition: int, gradient: Gradient) -> None:
         """Take the gradient of one partition.
 
         Parameters
         ----------
         partition : int
             One of this worker's, not added before.
-        gradient : ndarray, shape (length,)
+        gradient : ndarray, shape (length,), or with a layout a sequence of ndarray of its shapes
             May be overwritten afterwards.
         """
         if partition not in self._partitions:
@@ -47,22 +63,25 @@ class Encoder:
         turn = self._partitions.index(partition)
         if turn < self._next or turn in self._waiting:
             raise ValueError(f"partition {partition} was added already")
-        gradient = np.asarray(gradient)
-        _checks.message("gradient", gradient, self._length, self._dtype)
+        if self._layout is None:
+            _checks.message("gradient", gradient, self._length, self._dtype)
+        elif (found := self._layout.flat("gradient", gradient)[0].dtype) != self._dtype:
+            raise TypeError(f"gradient must have element type {self._dtype}, not {found}")
         if turn > self._next:
-            self._waiting[turn] = gradient.copy()
+            self._waiting[turn] = gradient.copy() if isinstance(gradient, np.ndarray) else [t.copy() for t in gradient]
             return
         self._take(gradient)
         while self._next in self._waiting:
             self._take(self._waiting.pop(self._next))
 
-    def _take(self, gradient: npt.NDArray[Any]) -> None:
+    def _take(self, gradient: Gradient) -> None:
         turn = self._next
-        kernels.encode(self._coefficients[turn : turn + 1], [gradient], self._out, accumulate=turn > 0)
+        encode: Callable[..., object] = kernels.encode if self._layout is None else self._layout.encode
+        encode(self._coefficients[turn : turn + 1], [gradient], self._out, accumulate=turn > 0)
         self._next += 1
 
     def message(self) -> npt.NDArray[Any]:
-        """The message, once every partition was added; the encoder's own array, which `reset` allows to change.
+        """The message, once every partition was added: `out` or the encoder's own array, which changes after `reset`.
 
         Raises
         ------

@@ -32,7 +32,7 @@ class Partition:
         (count,), −1 or +1, of the matrix's dtype.
     """
 
-    matrix: sparse.csr_array[Any, tuple[int, int]]
+    matrix: sparse.csr_array[Any, Any]
     labels: Vector
 
     @property

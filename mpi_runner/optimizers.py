@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mpi_runner.models import Model, Partition
 
-__all__ = ["GradientDescent", "Nesterov", "Optimizer", "mean_gradient", "train_single"]
+__all__ = ["OPTIMIZERS", "GradientDescent", "Nesterov", "Optimizer", "mean_gradient", "train_single"]
 
 Vector = NDArray[np.floating[Any]]
 
@@ -43,7 +43,7 @@ class Optimizer(Protocol):
         """Continue from what `state` returned."""
 
 
-def mean_gradient(total: Vector, count: int, l2: float, parameters: Vector, scratch: Vector | None = None) -> Vector:
+def mean_gradient(total: Vector, count: float, l2: float, parameters: Vector, scratch: Vector | None = None) -> Vector:
     """Turn the sum of the examples' gradients into that of the regularised mean loss, in place.
 
     ``total ← total / count + l2 · parameters``: the master does this once, so workers know nothing of L2.
@@ -52,8 +52,8 @@ def mean_gradient(total: Vector, count: int, l2: float, parameters: Vector, scra
     ----------
     total : ndarray
         Sum over all examples; overwritten and returned.
-    count : int
-        Number of examples, ≥ 1.
+    count : float
+        Number of examples, ≥ 1; an estimate where the sum is one.
     l2 : float
         Weight of ½‖parameters‖².
     parameters : ndarray
@@ -161,6 +161,10 @@ class Nesterov:
         _load(self._model, state["model"])
         _load(self._ahead, state["parameters"])
         self._t = float(state["t"])
+
+
+OPTIMIZERS: dict[str, Callable[[Vector, float], Optimizer]] = {"nesterov": Nesterov, "gd": GradientDescent}
+"""Made from a starting point and a step, by name."""
 
 
 def train_single(

@@ -28,6 +28,7 @@ __all__ = [
     "decode",
     "decoding_weights",
     "encode",
+    "full_rank",
     "least_norm_weights",
     "lincomb",
     "positions",
@@ -341,6 +342,35 @@ def least_norm_weights(
     if doubtful:
         _look_at_ranks(generator, patterns, weights, doubtful)
     return weights
+
+
+def full_rank(generator: npt.NDArray[np.float64], patterns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether ``fastgc.linalg.rank(generator[pattern]) == k``, for many patterns at once.
+
+    The bound on the condition number that comes with the weights proves it for nearly all; the others are ranked.
+
+    Parameters
+    ----------
+    generator : ndarray of float64, shape (n, k)
+    patterns : ndarray of int64, shape (B, q)
+        With q >= k.
+
+    Returns
+    -------
+    ndarray of bool, shape (B,)
+    """
+    from fastgc import linalg
+
+    k = generator.shape[1]
+    module = _backend(None)
+    if patterns.shape[1] == k:
+        _, doubtful = module.decoding_weights(generator, patterns)
+    else:
+        _, doubtful = module.least_norm_weights(generator, patterns, np.zeros((1, k)))
+    full = np.ones(len(patterns), dtype=np.bool_)
+    for index in doubtful:
+        full[index] = linalg.rank(generator[patterns[index]]) == k
+    return full
 
 
 def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:

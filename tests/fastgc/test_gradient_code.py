@@ -432,6 +432,10 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("unknown survivor", lambda: SCHEME.is_decodable([0, 9]), ValueError, r"survivors\[1\].*not 9"),
     ("survivors a number", lambda: SCHEME.amplification(3), TypeError, "survivors.*3"),  # type: ignore[arg-type]
     ("collector of no length", lambda: SCHEME.collector(0, np.float32), ValueError, "length .*not 0"),
+    ("encoder out too long", lambda: SCHEME.encoder(0, 4, "f8", np.ones(3)), ValueError, r"out .*\(2,\), not \(3,\)"),
+    ("encoder out another type", lambda: SCHEME.encoder(0, 4, "f8", np.ones(2, "f4")), TypeError, "out .*float32"),
+    ("encoder out read-only", lambda: SCHEME.encoder(0, 4, "f8", read_only(2)), ValueError, "out .*writeable"),
+    ("encoder out strided", lambda: SCHEME.encoder(0, 4, "f8", np.ones(4)[::2]), ValueError, "out .*contiguous"),
     ("encoder of integers", lambda: SCHEME.encoder(0, 4, np.int32), TypeError, "dtype .*int32"),
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scheme_table import CONSTRUCTED, SAMPLED, Case, gradients, larger_sets, messages, names, promised_sets, same_bits
 
-from fastgc import GradientCode, NotDecodableError, codes, linalg, schemes
+from fastgc import GradientCode, NotDecodableError, codes, kernels, linalg, schemes
 from fastgc.codes import LinearCode
 from fastgc.decoders import mask_of, positions_of
 
@@ -182,6 +182,7 @@ def test_weights_exist_exactly_where_the_rank_function_says_so(code: LinearCode)
     for size in range(code.k, code.n + 1):
         sets = np.array(list(combinations(range(code.n), size)))
         regular = linalg.rank(code.generator[sets]) == code.k
+        assert (kernels.full_rank(code.generator, sets) == regular).all()
         for rows, expected in zip(sets, regular, strict=True):
             if expected:
                 weights = code.decoding_weights(rows.tolist())

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import fastgc
-from fastgc import codes, gradient_code, kernels, patterns, schemes, streaming
+from fastgc import codes, gradient_code, kernels, layout, patterns, schemes, streaming
 
 NAMES: dict[Any, list[str]] = {
-    fastgc: ["codes", "schemes", "kernels", "GradientCode", "NotDecodableError", "__version__"],
+    fastgc: ["codes", "schemes", "kernels", "GradientCode", "Layout", "NotDecodableError", "__version__"],
     codes: [
         "LinearCode", "gaussian", "repetition", "parity", "vandermonde", "chebyshev", "cauchy", "hamming",
         "reed_muller", "product", "from_generator",
@@ -29,8 +29,8 @@ NAMES: dict[Any, list[str]] = {
         "polynomial", "polynomial_gaussian", "from_coefficients", "load",
     ],
     fastgc.GradientCode: [
-        "coefficients", "message_length", "encode", "encoder", "is_decodable", "decoding_weights", "condition_number",
-        "amplification", "decode", "collector", "save",
+        "coefficients", "message_length", "encode", "encode_all", "encoder", "is_decodable", "decoding_weights",
+        "condition_number", "amplification", "decode", "collector", "save",
     ],
     kernels: ["lincomb", "decoding_weights", "backends", "reference"],
     streaming.Encoder: ["add", "message"],
@@ -77,11 +77,11 @@ def test_the_error_is_a_value_error() -> None:
 
 def documented() -> Iterator[tuple[str, Any]]:
     """Every public module, function, class, method and property."""
-    modules = (fastgc, codes, schemes, kernels, kernels.reference, gradient_code, patterns, streaming)
+    modules = (fastgc, codes, schemes, kernels, kernels.reference, gradient_code, layout, patterns, streaming)
     for module in modules:
         yield module.__name__, module
     owners = [(m, name) for m in (codes, schemes, kernels, kernels.reference) for name in m.__all__]
-    classes: list[type] = [fastgc.GradientCode, fastgc.NotDecodableError, codes.LinearCode]
+    classes: list[type] = [fastgc.GradientCode, fastgc.Layout, fastgc.NotDecodableError, codes.LinearCode]
     classes += [patterns.PatternCache, streaming.Encoder, streaming.Collector]
     for module, name in owners:
         value = getattr(module, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import zipfile
@@ -211,3 +212,10 @@ def test_a_file_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:
         schemes.load(tmp_path / "nothing")
     with pytest.raises(OSError):
         schemes.uncoded(2).save(tmp_path / "no" / "folder")
+
+
+def test_a_scheme_can_be_copied_and_sent_to_other_processes() -> None:
+    scheme = schemes.grouped(8, 4, 2)
+    scheme.decoding_weights(range(8))
+    for twin in (copy.deepcopy(scheme), pickle.loads(pickle.dumps(scheme))):
+        assert (twin.fingerprint, twin.name, twin.patterns.size) == (scheme.fingerprint, scheme.name, 0)

@@ -1,0 +1,68 @@
+# make train   sets up, then trains uncoded and coded with stragglers on real data and prints the comparison
+# make test    sets up, then lint, type checks, the C++ core under sanitizers, and all tests but the soak
+#
+# Everything lives in .venv; PYTHON chooses the interpreter that makes it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp bench/*.cpp)
+
+.PHONY: train test setup lint format types sanitize aarch64 soak bench clean
+
+train: $(VENV)/train.stamp
+	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
+	    --schemes uncoded cyclic_repetition:stragglers=2 polynomial:stragglers=2,reduction=2 grouped:load=4,reduction=2
+
+test: lint types sanitize
+	$(BIN)/python -m pytest -m "not soak"
+
+setup: $(VENV)/dev.stamp
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+
+# The C++ core, with a test of its own, under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize:
+	tests/csrc/run_sanitized.sh
+
+# The same for AArch64 under QEMU; needs a cross compiler and QEMU, so it is no part of `make test`.
+aarch64:
+	tests/csrc/run_aarch64.sh
+
+# Every promised survivor set × every length to 1000 × both element types: about 20 minutes.
+soak: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m soak
+
+# Times of the kernels, against those of the run before; bench/README.md says how peers and the machine are measured.
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest bench --benchmark-autosave --benchmark-compare --benchmark-max-time=0.2
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf $(VENV) build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so
+
+# Editable installs: Python files count at once, C++ files after `make setup`.
+$(VENV)/pip.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/train.stamp: $(VENV)/pip.stamp $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/pip.stamp $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/train.stamp

@@ -1,0 +1,184 @@
+"""The command line: ``python -m mpi_runner data | train | compare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastgc import codes, schemes
+from fastgc.cli import Parser
+from mpi_runner import launch
+from mpi_runner.config import ELEMENT_TYPES, POLLS, TrainConfig, UsageError, check
+from mpi_runner.optimizers import OPTIMIZERS
+
+EXIT_USAGE = 2
+SCHEME_OPTIONS = ("load", "reduction", "stragglers", "code", "uneven")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for what cannot be run as asked, or mpirun's."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    try:
+        status: int = options.run_command(options, given)
+    except UsageError as error:
+        complaint = str(error)
+    except ModuleNotFoundError as error:  # of what the runner needs beyond the package itself
+        complaint = f"{str(error.name).partition('.')[0]} is not installed: pip install 'fast-gradient-coding[train]'"
+    else:
+        return status
+    print(f"mpi_runner: error: {complaint}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m mpi_runner", description="Training with coded gradients over MPI.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="data | train | compare")
+
+    data = commands.add_parser("data", help="fetch and encode the data beforehand", description=_data.__doc__)
+    _data_options(data)
+    data.set_defaults(run_command=_data)
+
+    train = commands.add_parser("train", help="one training run", description=_train.__doc__)
+    train.add_argument("--scheme", required=True, metavar="NAME", help=", ".join(schemes.SCHEMES))
+    train.add_argument("--load", type=int, help="partitions a worker holds (grouped)")
+    train.add_argument("--reduction", type=int, help="messages are this many times shorter than the gradient")
+    train.add_argument("--stragglers", type=int, help="workers that may be missing, where a scheme takes it")
+    train.add_argument("--code", help=f"code of the grouped scheme: {', '.join(codes.FAMILIES)}")
+    train.add_argument("--uneven", action="store_const", const=True, help="allow a load that does not divide workers")
+    train.add_argument("--run", metavar="DIR", help="run directory (default: runs/ and the time)")
+    _common_options(train)
+    train.set_defaults(run_command=_train)
+
+    compare = commands.add_parser("compare", help="several schemes, same seeds", description=_compare.__doc__)
+    compare.add_argument(
+        "--schemes",
+        nargs="+",
+        required=True,
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="such as: uncoded grouped:load=4,reduction=2 cyclic_repetition:stragglers=2",
+    )
+    compare.add_argument("--run", metavar="DIR", help="directory of the runs (default: runs/ and the time)")
+    _common_options(compare)
+    compare.set_defaults(run_command=_compare)
+    return parser
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=_rows, default=None, metavar="N|all", help="training rows used (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of rows, delays and random schemes (default: 0)")
+
+
+def _common_options(parser: argparse.ArgumentParser) -> None:
+    _data_options(parser)
+    parser.add_argument("--workers", type=int, default=8, help="number of workers (default: 8)")
+    parser.add_argument("--iterations", type=int, default=100, help="number of steps (default: 100)")
+    parser.add_argument(
+        "--delay",
+        default="none",
+        metavar="SPEC",
+        help="injected delays: none | fixed:SECONDS:COUNT (in each iteration COUNT workers sleep SECONDS) | "
+        "exponential:MEAN[:SHIFT] (seconds a partition, times the worker's load)",
+    )
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="nesterov")
+    parser.add_argument("--step", type=float, help="step size (default: 1 / smoothness of the loss)")
+    parser.add_argument("--l2", type=float, help="weight of half the squared norm (default: 10 / rows)")
+    parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="float32", help="of model and messages")
+    parser.add_argument("--poll", choices=POLLS, default="backoff", help="spin: ranks have cores of their own")
+    parser.add_argument("--evaluate-every", type=int, default=0, metavar="N", help="AUC every N iterations")
+
+
+def _rows(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
+def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, Any], run: str) -> TrainConfig:
+    shared = {
+        name: getattr(options, name)
+        for name in (
+            "workers", "iterations", "rows", "delay", "seed", "optimizer", "dtype", "step", "l2", "poll",
+            "evaluate_every",
+        )
+    }  # fmt: skip
+    return TrainConfig(scheme=scheme.replace("-", "_"), options=scheme_options, run=run, **shared)
+
+
+def _default_run(name: str) -> str:
+    return str(Path("runs") / time.strftime(f"%Y%m%d-%H%M%S-{name}"))
+
+
+def _train(options: argparse.Namespace, given: list[str]) -> int:
+    """Train a logistic regression on the flights data over MPI. Starts its own MPI job of workers + 1 ranks, or takes
+    part in the one that it is started in."""
+    chosen = {name: getattr(options, name) for name in SCHEME_OPTIONS if getattr(options, name) is not None}
+    run = options.run or _default_run(options.scheme)
+    config = _config(options, options.scheme, chosen, run)
+    if launch.inside_mpi():
+        from mpi_runner.session import train
+
+        return train(config)
+    scheme = check(config)
+    _prepare(config.rows, config.seed)
+    from mpi_runner.display import Display, Follower
+
+    with Display(config, scheme) as display:
+        follower = Follower(run, display)
+        arguments = given if options.run else [*given, "--run", run]
+        status = launch.run(config.workers + 1, arguments, follower.look)
+        if status == 0:
+            display.summary(follower.figures())
+    return status
+
+
+def _compare(options: argparse.Namespace, given: list[str]) -> int:
+    """Train with several schemes one after the other, under the same seeds, and print a table; the times are against
+    the first scheme's."""
+    if launch.inside_mpi():
+        raise UsageError("compare starts MPI jobs of its own: run it outside of mpirun and srun")
+    from mpi_runner.compare import compare
+
+    folder = Path(options.run or _default_run("compare"))
+    configs = []
+    for number, text in enumerate(options.schemes):
+        name, chosen = _scheme(text)
+        label = text.replace(":", "-").replace(",", "-").replace("=", "")
+        configs.append(_config(options, name, chosen, str(folder / f"{number:02}-{label}")))
+    made = [check(config) for config in configs]
+    _prepare(options.rows, options.seed)
+    return compare(configs, made, folder)
+
+
+def _scheme(text: str) -> tuple[str, dict[str, Any]]:
+    """``name:option=value,...`` as a name and options."""
+    name, _, rest = text.partition(":")
+    chosen: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, equals, value = part.partition("=")
+        if option not in SCHEME_OPTIONS or not ((equals and value) or option == "uneven"):
+            raise UsageError(f"--schemes: {text!r} is not NAME[:OPTION=VALUE,...] with {', '.join(SCHEME_OPTIONS)}")
+        try:
+            chosen[option] = True if option == "uneven" else value if option == "code" else int(value)
+        except ValueError:
+            raise UsageError(f"--schemes: {option} in {text!r} must be an integer") from None
+    return name, chosen
+
+
+def _data(options: argparse.Namespace, given: list[str]) -> int:
+    """Fetch the flights data, check its hash, and encode it into the cache folder."""
+    data = _prepare(options.rows, options.seed)
+    for name, value in data.describe().items():
+        print(f"{name}: {value}")
+    return 0
+
+
+def _prepare(rows: int | None, seed: int) -> Any:
+    from mpi_runner import flights
+
+    try:
+        return flights.prepare(rows, seed)
+    except (flights.DataError, ValueError) as error:
+        raise UsageError(str(error)) from None

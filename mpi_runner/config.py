@@ -1,0 +1,141 @@
+"""What a run is told: checked before anything is launched, saved with the run."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastgc import GradientCode, codes, schemes
+from mpi_runner import delays
+from mpi_runner.optimizers import OPTIMIZERS
+
+ELEMENT_TYPES = ("float32", "float64")
+POLLS = ("backoff", "spin")
+CONFIG = "config.json"
+"""The file of a run directory that says what the run was told; written first."""
+
+
+class UsageError(Exception):
+    """What was asked for cannot be run; the message is one line."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes
+    ----------
+    scheme : str
+        A name of `fastgc.schemes.SCHEMES`.
+    options : dict
+        The scheme's own options: load, reduction, stragglers, code, uneven.
+    workers, iterations : int
+    rows : int, optional
+        Training rows used; all by default.
+    delay : str
+        See `mpi_runner.delays`.
+    seed : int
+        Of the rows' order, the delays and the scheme, where it is random.
+    run : str
+        The run directory.
+    optimizer, dtype, poll : str
+    step, l2 : float, optional
+        By default 1 / (smoothness + l2) and 10 / rows.
+    evaluate_every : int
+        Evaluate on the test rows every so many iterations besides the end; 0 for the end alone.
+    """
+
+    scheme: str
+    workers: int
+    iterations: int
+    run: str
+    options: dict[str, Any] = field(default_factory=dict)
+    rows: int | None = None
+    delay: str = "none"
+    seed: int = 0
+    optimizer: str = "nesterov"
+    dtype: str = "float32"
+    step: float | None = None
+    l2: float | None = None
+    poll: str = "backoff"
+    evaluate_every: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def scheme_options(name: str) -> set[str]:
+    """The options that a scheme takes besides the number of workers and the seed."""
+    return set(inspect.signature(schemes.SCHEMES[name]).parameters) - {"workers", "seed"}
+
+
+def build_scheme(config: TrainConfig) -> GradientCode:
+    """Make the scheme; UsageError for an unknown one, and for options that it does not take, lacks or refuses."""
+    constructor = schemes.SCHEMES.get(config.scheme)
+    if constructor is None:
+        raise UsageError(f"--scheme must be one of {', '.join(schemes.SCHEMES)}, not {config.scheme!r}")
+    parameters = inspect.signature(constructor).parameters
+    taken = scheme_options(config.scheme)
+    unknown = [f"--{name}" for name in config.options if name not in taken]
+    if unknown:
+        allowed = ", ".join(f"--{name}" for name in sorted(taken)) or "none"
+        raise UsageError(f"{config.scheme} does not take {', '.join(unknown)}; its options are: {allowed}")
+    needed = {name for name in taken if parameters[name].default is inspect.Parameter.empty}
+    if config.scheme == "grouped":
+        needed = {"load", "reduction"}
+    absent = [f"--{name}" for name in sorted(needed - set(config.options))]
+    if absent:
+        raise UsageError(f"{config.scheme} needs {' and '.join(absent)}")
+    options = dict(config.options)
+    if "seed" in parameters:
+        options["seed"] = config.seed
+    if config.options.get("code") not in (None, *codes.FAMILIES):
+        raise UsageError(f"--code must be one of {', '.join(codes.FAMILIES)}, not {config.options['code']!r}")
+    try:
+        return constructor(config.workers, **options)
+    except ValueError as error:
+        raise UsageError(f"{config.scheme}: {error}") from None
+
+
+def check(config: TrainConfig) -> GradientCode:
+    """Everything that can be known to be wrong before anything is launched; returns the scheme."""
+    if config.optimizer not in OPTIMIZERS:
+        raise UsageError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {config.optimizer!r}")
+    for name, value, least in (
+        ("workers", config.workers, 1),
+        ("iterations", config.iterations, 1),
+        ("seed", config.seed, 0),
+        ("evaluate-every", config.evaluate_every, 0),
+    ):
+        if value < least:
+            raise UsageError(f"--{name} must be at least {least}, not {value}")
+    if config.step is not None and not 0 < config.step < float("inf"):
+        raise UsageError(f"--step must be positive and finite, not {config.step}")
+    if config.l2 is not None and not 0 <= config.l2 < float("inf"):
+        raise UsageError(f"--l2 must be finite and not negative, not {config.l2}")
+    try:
+        delays.parse(config.delay).check(config.workers)
+    except ValueError as error:
+        raise UsageError(f"--delay: {error}") from None
+    scheme = build_scheme(config)
+    if config.rows is not None and config.rows < scheme.partitions:
+        raise UsageError(f"--rows must be at least {scheme.partitions}, one a partition, not {config.rows}")
+    check_directory(Path(config.run))
+    return scheme
+
+
+def check_directory(run: Path) -> None:
+    """Make the run directory, and see that it is writable and holds no earlier run."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run):
+            pass
+    except OSError as error:
+        raise UsageError(f"--run: cannot write to {os.fspath(run)}: {error.strerror or error}") from None
+    if (run / CONFIG).exists():
+        raise UsageError(f"--run: {os.fspath(run)} already holds a run; choose another directory")

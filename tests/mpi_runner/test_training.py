@@ -1,0 +1,223 @@
+"""Training over MPI, started as a user starts it: the model, the records, and what straggling workers may not do."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from runner_support import LIMIT, SEED, Start, Train, ranks
+
+from fastgc import schemes
+from mpi_runner import flights
+from mpi_runner.launch import find_mpirun
+from mpi_runner.models import LogisticRegression
+from mpi_runner.optimizers import OPTIMIZERS, train_single
+
+ITERATIONS = 50
+RUNS: list[tuple[list[str], str, str]] = [
+    (["--scheme", "uncoded", "--workers", "1"], "none", "float32"),
+    (["--scheme", "fractional_repetition", "--workers", "2", "--stragglers", "1"], "fixed:0.03:1", "float32"),
+    (["--scheme", "cyclic_repetition", "--workers", "3", "--stragglers", "1"], "exponential:0.002:0.001", "float64"),
+    (["--scheme", "polynomial", "--workers", "5", "--stragglers", "1", "--reduction", "2"], "fixed:0.02:1", "float32"),
+    (["--scheme", "grouped", "--workers", "8", "--load", "4", "--reduction", "2"], "exponential:0.005", "float64"),
+    (["--scheme", "grouped", "--workers", "7", "--load", "4", "--reduction", "2", "--uneven"], "none", "float32"),
+]
+
+
+@pytest.mark.parametrize(("scheme", "delay", "dtype"), RUNS, ids=[" ".join(r[0][1:]) for r in RUNS])
+def test_a_run_gives_the_single_process_model_and_true_records(
+    scheme: list[str], delay: str, dtype: str, train: Train, data: flights.Flights
+) -> None:
+    run = train(*scheme, "--delay", delay, "--dtype", dtype, "--iterations", str(ITERATIONS))
+    assert run.status == 0, run.errors
+    assert run.errors == ""
+
+    # The model, and the loss of every iteration.
+    made = schemes.load(run.folder / "scheme.npz")
+    model = LogisticRegression(data.features, dtype)
+    parts = [data.load_train(p, made.partitions, dtype) for p in range(made.partitions)]
+    l2, optimizer = run.summary["l2"], OPTIMIZERS["nesterov"](model.initial(), run.summary["step"])
+    losses: list[float] = []
+    squares: list[float] = []
+
+    def note(_iteration: int, loss: float, _model: object) -> None:
+        losses.append(loss + 0.5 * l2 * squares[-1])
+        squares.append(float(np.dot(optimizer.parameters.astype(np.float64), optimizer.parameters)))
+
+    squares.append(0.0)
+    single = train_single(model, parts, optimizer, ITERATIONS, l2, note)
+    allowed = 1e-5 if dtype == "float32" else 1e-9
+    assert run.model.dtype == dtype
+    assert np.linalg.norm(run.model - single) <= allowed * np.linalg.norm(single)
+    rows = run.table("iterations.csv")
+    assert [int(row["iteration"]) for row in rows] == list(range(1, ITERATIONS + 1))
+    np.testing.assert_allclose([float(row["loss"]) for row in rows], losses, rtol=allowed)
+    assert run.summary["test_auc"] == pytest.approx(model.evaluate(run.model, data.load_test(dtype))["auc"], abs=1e-12)
+
+    # Every message once; the survivors of an iteration are those whose messages for it were used.
+    arrivals = run.table("arrivals.csv")
+    assert max(Counter((row["worker"], row["iteration"]) for row in arrivals).values()) == 1
+    assert {row["outcome"] for row in arrivals} <= {"used", "late", "abandoned"}
+    used: dict[str, list[int]] = {}
+    for row in arrivals:
+        if row["outcome"] == "used":
+            used.setdefault(row["iteration"], []).append(int(row["worker"]))
+    for row in rows:
+        survivors = [int(worker) for worker in row["survivors"].split()]
+        assert survivors == sorted(used[row["iteration"]])
+        assert made.is_decodable(survivors)
+    assert Counter(row["outcome"] for row in arrivals) == Counter(
+        {name: count for name, count in run.summary["messages"].items() if count}
+    )
+    counted = sum(int(row["bytes"]) for row in arrivals)
+    notes = 64 * 2 * made.workers  # a worker's first and last message
+    missed = run.summary["bytes_received"] - counted - notes  # messages that came while the run was being ended
+    assert 0 <= missed <= made.workers * max(int(row["bytes"]) for row in arrivals)
+    message = 64 + -(-made.message_length(data.features) * np.dtype(dtype).itemsize // 8) * 8
+    message += 8 * made.message_length(2)
+    assert {int(row["bytes"]) for row in arrivals if row["outcome"] == "used"} == {message}
+
+
+def test_ignoring_stragglers_trains_on_whoever_answers(train: Train) -> None:
+    run = train("--scheme", "ignore_stragglers", "--workers", "4", "--stragglers", "1", "--iterations", "30",
+                "--delay", "fixed:0.05:1", "--evaluate-every", "10")  # fmt: skip
+    assert run.status == 0, run.errors
+    rows = run.table("iterations.csv")
+    assert float(rows[-1]["loss"]) < 0.9 * float(rows[0]["loss"])
+    assert all(len(row["survivors"].split()) >= 3 for row in rows)
+    assert [row["iteration"] for row in rows if row["auc"]] == ["10", "20", "30"]
+
+
+def test_plain_lines_and_a_table_where_there_is_no_terminal(train: Train) -> None:
+    run = train("--scheme", "uncoded", "--workers", "2", "--iterations", "20")
+    assert run.status == 0, run.errors
+    assert "\x1b" not in run.output
+    lines = run.output.splitlines()
+    assert lines[0].startswith("uncoded(2) · 20 iterations · delay none · ")
+    assert [line.split()[1] for line in lines if line.startswith("iteration")] == [f"{i}/20" for i in range(2, 21, 2)]
+    assert any("uncoded(2)" in line and f"{run.summary['test_auc']:.4f}" in line for line in lines)
+
+
+def test_the_same_run_in_a_job_that_someone_else_started(train: Train) -> None:
+    mpirun = (find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", "4")
+    run = train("--scheme", "cyclic_repetition", "--workers", "3", "--stragglers", "1", "--iterations", "10",
+                before=mpirun)  # fmt: skip
+    assert run.status == 0, run.errors
+    assert run.output.count("iteration 10/10") == 1
+    assert run.output.count("cyclic_repetition(3, 1") == 2  # the title and the table, by one rank
+    assert len(run.table("iterations.csv")) == 10
+
+
+def test_a_job_of_the_wrong_size_is_refused(train: Train) -> None:
+    mpirun = (find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", "3")
+    run = train("--scheme", "uncoded", "--workers", "3", before=mpirun)
+    assert run.status == 2
+    assert run.errors.count("error: --workers 3 needs 4 MPI ranks") == 1
+    assert "Traceback" not in run.errors
+    assert not (run.folder / "iterations.csv").exists()
+
+
+# Stragglers, and the end of things -----------------------------------------------------------------------------------
+
+
+def progress(folder: Path) -> int:
+    """Iterations done so far."""
+    path = folder / "iterations.csv"
+    return max(path.read_text().count("\n") - 1, 0) if path.exists() else 0
+
+
+def wait_for(condition: object, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(0.02)
+
+
+def test_a_stopped_worker_holds_nobody_back_and_goes_on_with_the_newest_model(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start("--scheme", "fractional_repetition", "--workers", "4", "--stragglers", "1", "--iterations", "300",
+                    "--delay", "exponential:0.02")  # fmt: skip
+    try:
+        wait_for(lambda: progress(folder) >= 5, LIMIT)
+        straggler = ranks(psutil.Process(process.pid))[4]
+        straggler.send_signal(signal.SIGSTOP)
+        stopped = progress(folder)
+        wait_for(lambda: progress(folder) >= stopped + 40, LIMIT)
+        straggler.send_signal(signal.SIGCONT)
+        output, errors = process.communicate(timeout=LIMIT)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert process.returncode == 0, output + errors
+    with (folder / "arrivals.csv").open(newline="") as file:
+        heard = [int(row["iteration"]) for row in csv.DictReader(file) if row["worker"] == "3"]
+    gap, before = max((b - a, a) for a, b in itertools.pairwise(heard))
+    assert gap >= 35  # what it missed it skipped: one old message, then the newest model
+    assert stopped - 5 <= before <= stopped + 5
+    assert heard == sorted(set(heard))
+    assert len([i for i in heard if i > before + gap]) >= 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process(number: signal.Signals, start: Start, tmp_path: Path) -> None:
+    process = start("--scheme", "uncoded", "--workers", "3", "--iterations", "100000", "--delay", "fixed:0.05:1")
+    wait_for(lambda: progress(tmp_path / "run") >= 3, LIMIT)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 5  # mpirun, the master and three workers
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert progress(tmp_path / "run") >= 3
+
+
+def test_a_run_whose_worker_dies_ends(start: Start, tmp_path: Path) -> None:
+    process = start("--scheme", "uncoded", "--workers", "3", "--iterations", "100000", "--delay", "fixed:0.05:1")
+    wait_for(lambda: progress(tmp_path / "run") >= 3, LIMIT)
+    launcher = psutil.Process(process.pid)
+    family = launcher.children(recursive=True)
+    ranks(launcher)[2].kill()
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, 2)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+FAILING = """
+import sys
+from mpi4py import MPI
+from mpi_runner import cli, session
+
+def fail(*arguments):
+    raise RuntimeError("made to fail")
+
+if MPI.COMM_WORLD.Get_rank() == {rank}:
+    session.{where} = fail
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("rank", "where"), [(0, "Master"), (2, "Worker"), (1, "share_scheme")])
+def test_an_exception_in_one_rank_ends_all(
+    rank: int, where: str, data: flights.Flights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT", "1")
+    monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+    program = tmp_path / "failing.py"
+    program.write_text(FAILING.format(rank=rank, where=where))
+    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", "4", sys.executable, str(program)]
+    command += ["train", "--scheme", "uncoded", "--workers", "3", "--rows", "1500", "--seed", str(SEED)]
+    command += ["--run", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("RuntimeError: made to fail") == 1

@@ -18,6 +18,24 @@ namespace {
 
 using fastgc::Index;
 
+// What an argument is called: made into text only where there is something to say about it.
+struct Name {
+    const char* name;
+    Index group, item;
+    Name(const char* argument, Index group_number = -1, Index item_number = -1)
+        : name(argument), group(group_number), item(item_number) {}
+    Name at(Index index) const { return {name, group, index}; }
+    std::string text() const {
+        std::string whole = name;
+        for (const Index index : {group, item})
+            if (index >= 0) whole += "[" + std::to_string(index) + "]";
+        return whole;
+    }
+};
+
+std::string operator+(const Name& name, const std::string& rest) { return name.text() + rest; }
+std::string operator+(const std::string& before, const Name& name) { return before + name.text(); }
+
 std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
 std::string type_name(py::handle object) { return text(py::type::handle_of(object).attr("__name__")); }
 std::string shape_of(const py::array& array) { return text(array.attr("shape")); }
@@ -30,7 +48,7 @@ enum class Element { f32, f64 };
 std::size_t size_of(Element element) { return element == Element::f32 ? 4 : 8; }
 const char* name_of(Element element) { return element == Element::f32 ? "float32" : "float64"; }
 
-Element element_of(const py::array& array, const std::string& name) {
+Element element_of(const py::array& array, const Name& name) {
     const py::dtype type = array.dtype();
     const char order = type.byteorder();
     if (order == '=' || order == '|') {
@@ -44,11 +62,11 @@ enum class Access { read, write };
 
 // Rows of numbers in memory: what a 2-D array, or a sequence of 1-D arrays, is to the kernels.
 struct Rows {
-    std::string name;
+    Name name;
     Element element = Element::f32;
     Index length = 0;
-    std::vector<void*> data;
-    std::vector<py::object> owners;
+    std::vector<void*> data{};
+    std::vector<py::object> owners{};
 
     Index count() const { return static_cast<Index>(data.size()); }
     std::size_t bytes() const { return static_cast<std::size_t>(length) * size_of(element); }
@@ -59,7 +77,7 @@ struct Rows {
 };
 
 // Appends the rows of a 1-D or 2-D array. Inputs whose elements are not next to each other are copied.
-void append(Rows& rows, py::array array, const std::string& name, Access access) {
+void append(Rows& rows, py::array array, const Name& name, Access access) {
     const Element element = element_of(array, name);
     const Index length = array.shape(array.ndim() - 1);
     if (rows.data.empty()) {
@@ -67,10 +85,10 @@ void append(Rows& rows, py::array array, const std::string& name, Access access)
         rows.length = length;
     }
     if (element != rows.element)
-        type_error(name + ": expected dtype " + name_of(rows.element) + " like " + rows.name + "[0], got " +
+        type_error(name + ": expected dtype " + name_of(rows.element) + " like " + rows.name.at(0) + ", got " +
                    name_of(element));
     if (length != rows.length)
-        value_error(name + ": expected length " + std::to_string(rows.length) + " like " + rows.name + "[0], got " +
+        value_error(name + ": expected length " + std::to_string(rows.length) + " like " + rows.name.at(0) + ", got " +
                     std::to_string(length));
     const Index count = array.ndim() == 2 ? array.shape(0) : 1;
     const bool adjacent = length <= 1 || array.strides(array.ndim() - 1) == static_cast<Index>(size_of(element));
@@ -85,28 +103,30 @@ void append(Rows& rows, py::array array, const std::string& name, Access access)
     }
     char* first = static_cast<char*>(const_cast<void*>(array.data()));
     const Index stride = array.ndim() == 2 ? array.strides(0) : 0;
+    rows.data.reserve(rows.data.size() + static_cast<std::size_t>(count));
     for (Index i = 0; i < count; ++i) rows.data.push_back(first + i * stride);
     rows.owners.push_back(std::move(array));
 }
 
-py::array vector_view(py::handle object, const std::string& name) {
+py::array vector_view(py::handle object, const Name& name) {
     if (!py::isinstance<py::array>(object)) type_error(name + ": expected a 1-D NumPy array, got " + type_name(object));
     auto array = py::reinterpret_borrow<py::array>(object);
     if (array.ndim() != 1) value_error(name + ": expected a 1-D array, got shape " + shape_of(array));
     return array;
 }
 
-std::vector<py::object> items_of(py::handle object, const std::string& name, const char* expected) {
+std::vector<py::object> items_of(py::handle object, const Name& name, const char* expected) {
     if (!PySequence_Check(object.ptr()) || py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object))
         type_error(name + ": expected " + expected + ", got " + type_name(object));
     std::vector<py::object> items;
+    items.reserve(static_cast<std::size_t>(std::max<Py_ssize_t>(PySequence_Size(object.ptr()), 0)));
+    PyErr_Clear();  // a sequence without a length is still one
     for (py::handle item : object) items.push_back(py::reinterpret_borrow<py::object>(item));
     return items;
 }
 
-Rows rows_view(py::handle object, const std::string& name, Access access) {
-    Rows rows;
-    rows.name = name;
+Rows rows_view(py::handle object, const Name& name, Access access) {
+    Rows rows{name};
     if (py::isinstance<py::array>(object)) {
         const auto array = py::reinterpret_borrow<py::array>(object);
         if (array.ndim() != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(array));
@@ -114,7 +134,7 @@ Rows rows_view(py::handle object, const std::string& name, Access access) {
     } else {
         Index i = 0;
         for (const py::object& item : items_of(object, name, "a 2-D array or a sequence of 1-D arrays")) {
-            const std::string item_name = name + "[" + std::to_string(i++) + "]";
+            const Name item_name = name.at(i++);
             append(rows, vector_view(item, item_name), item_name, access);
         }
     }
@@ -123,9 +143,8 @@ Rows rows_view(py::handle object, const std::string& name, Access access) {
     return rows;
 }
 
-Rows vector_rows(py::handle object, const std::string& name, Access access) {
-    Rows rows;
-    rows.name = name;
+Rows vector_rows(py::handle object, const Name& name, Access access) {
+    Rows rows{name};
     append(rows, vector_view(object, name), name, access);
     return rows;
 }
@@ -146,13 +165,13 @@ void require_shape(const Rows& rows, Index count, Index length) {
 // Rows are compared by address range: interleaved rows of one array do not overlap.
 class Overlap {
   public:
-    explicit Overlap(const Rows& out) : bytes_(out.bytes()) {
+    explicit Overlap(const Rows& out) : bytes_(out.bytes()), name_(out.name) {
+        starts_.reserve(out.data.size());
         for (void* row : out.data) starts_.push_back(static_cast<char*>(row));
         std::sort(starts_.begin(), starts_.end(), std::less<>());
         for (std::size_t i = 1; i < starts_.size(); ++i)
             if (std::less<>()(starts_[i], starts_[i - 1] + bytes_))
                 value_error(out.name + ": rows overlap each other in memory");
-        name_ = out.name;
     }
     void check(const Rows& inputs) const {
         for (Index q = 0; q < inputs.count(); ++q) {
@@ -166,13 +185,13 @@ class Overlap {
 
   private:
     std::size_t bytes_;
-    std::string name_;
+    Name name_;
     std::vector<char*> starts_;
 };
 
 using Matrix = py::array_t<double, py::array::c_style>;
 
-Matrix matrix_view(py::handle object, const std::string& name) {
+Matrix matrix_view(py::handle object, const Name& name) {
     if (py::isinstance<Matrix>(object)) {
         auto exact = py::reinterpret_borrow<Matrix>(object);
         if (exact.ndim() == 2 && (exact.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0) return exact;
@@ -185,7 +204,7 @@ Matrix matrix_view(py::handle object, const std::string& name) {
     return Matrix(py::object(array.attr("astype")("float64")).attr("copy")("C"));
 }
 
-Matrix coefficients_view(py::handle object, const std::string& name, Element element) {
+Matrix coefficients_view(py::handle object, const Name& name, Element element) {
     Matrix matrix = matrix_view(object, name);
     if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + shape_of(matrix));
     const double most =
@@ -288,12 +307,12 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
     std::vector<Rows> rows;
     std::vector<Matrix> matrices;
     for (std::size_t g = 0; g < weight_items.size(); ++g) {
-        const std::string index = "[" + std::to_string(g) + "]";
-        rows.push_back(rows_view(message_items[g], "messages" + index, Access::read));
+        const Index number = static_cast<Index>(g);
+        rows.push_back(rows_view(message_items[g], {"messages", number}, Access::read));
         require_element(rows[g], rows[0].element, "messages[0]");
-        matrices.push_back(coefficients_view(weight_items[g], "weights" + index, rows[g].element));
+        matrices.push_back(coefficients_view(weight_items[g], {"weights", number}, rows[g].element));
         if (matrices[g].shape(0) != matrices[0].shape(0) || matrices[g].shape(1) != rows[g].count())
-            value_error("weights" + index + ": expected shape (" + std::to_string(matrices[0].shape(0)) + ", " +
+            value_error(Name("weights", number) + ": expected shape (" + std::to_string(matrices[0].shape(0)) + ", " +
                         std::to_string(rows[g].count()) + "), got " + shape_of(matrices[g]));
         require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].shape(0)));
     }
@@ -315,34 +334,152 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
     return out;
 }
 
-// The checks of values (rows in range, no duplicates) are done by the caller, once for all backends; a row out of
-// range is refused here again, because it would read foreign memory.
-py::tuple decoding_weights(const Matrix& generator, const py::array_t<std::int64_t, py::array::c_style>& patterns,
-                           py::handle threads, py::handle isa) {
-    if (generator.ndim() != 2 || patterns.ndim() != 2 || patterns.shape(1) != generator.shape(1))
-        value_error("patterns: expected shape (B, k) for a generator of shape (n, k), got " + shape_of(patterns) +
-                    " and " + shape_of(generator));
-    const Index k = generator.shape(1), batch = patterns.shape(0);
-    const std::int64_t* rows = patterns.data();
-    for (Index i = 0; i < batch * k; ++i)
-        if (rows[i] < 0 || rows[i] >= generator.shape(0))
-            value_error("patterns: row " + std::to_string(rows[i]) + " is not among the generator's " +
-                        std::to_string(generator.shape(0)));
-    const fastgc::Options how = options(threads, isa);
-    py::array_t<double> weights({batch, k, k});
-    py::array_t<bool> suspicious({batch});
+// Patterns as rows of int64, each naming different rows of a generator: one pattern, or a batch.
+struct Patterns {
+    py::array_t<std::int64_t, py::array::c_style> array;
+    bool single;
+    Index width() const { return array.shape(array.ndim() - 1); }
+    Index batch() const { return single ? 1 : array.shape(0); }
+};
+
+Patterns patterns_view(py::handle object, Index n, Index k, bool square) {
+    using Numbers = py::array_t<std::int64_t, py::array::c_style>;
+    const bool exact = py::isinstance<Numbers>(object);
+    const py::array given = exact ? py::reinterpret_borrow<py::array>(object) : py::array::ensure(object);
+    if (!given) type_error("patterns: expected integers, got " + type_name(object));
+    if (given.dtype().kind() != 'i' && given.dtype().kind() != 'u')
+        type_error("patterns: expected integers, got dtype " + text(given.dtype()));
+    const std::string size = std::to_string(k);
+    const Index width = given.ndim() > 0 ? given.shape(given.ndim() - 1) : 0;
+    if (given.ndim() < 1 || given.ndim() > 2 || width < k || (square && width > k))
+        value_error("patterns: expected shape " +
+                    (square ? "(B, " + size + ") or (" + size + ",)" : "(B, q) or (q,) with q >= k,") +
+                    " for k = " + size + ", got " + shape_of(given));
+    const bool aligned = (given.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+    // Unsigned numbers beyond int64 come out negative, and are refused as that.
+    const Patterns patterns{exact && aligned ? py::reinterpret_borrow<Numbers>(given)
+                                             : Numbers(py::object(given.attr("astype")("int64", "C"))),
+                            given.ndim() == 1};
+    std::vector<unsigned char> seen(static_cast<std::size_t>(n));
+    const std::int64_t* row = patterns.array.data();
+    for (Index b = 0; b < patterns.batch(); ++b, row += width) {
+        bool twice = false;
+        for (Index i = 0; i < width; ++i) {
+            if (row[i] < 0 || row[i] >= n)
+                value_error(Name("patterns", b) + ": row " + text(given.attr("reshape")(-1)[py::int_(b * width + i)]) +
+                            " is not among the generator's " + std::to_string(n) + " rows");
+            const auto at = static_cast<std::size_t>(row[i]);
+            twice |= seen[at] != 0;
+            seen[at] = 1;
+        }
+        if (twice)
+            value_error(Name("patterns", b) + ": a row is named twice in " +
+                        text(py::tuple(py::array(width, row).attr("tolist")())));
+        for (Index i = 0; i < width; ++i) seen[static_cast<std::size_t>(row[i])] = 0;
+    }
+    return patterns;
+}
+
+Matrix finite_matrix(py::handle object, const Name& name) {
+    Matrix matrix = matrix_view(object, name);
+    const double* const value = matrix.data();
+    const Index size = matrix.size();
+    // Zero times a number is NaN where that is not finite; four sums, as one alone waits for itself.
+    double sums[4] = {0, 0, 0, 0};
+    for (Index i = 0; i + 4 <= size; i += 4)
+        for (int e = 0; e < 4; ++e) sums[e] += 0.0 * value[i + e];
+    for (Index i = size / 4 * 4; i < size; ++i) sums[0] += 0.0 * value[i];
+    if (std::isnan((sums[0] + sums[1]) + (sums[2] + sums[3]))) {
+        const Index i = std::find_if(value, value + size, [](double x) { return !std::isfinite(x); }) - value;
+        value_error(name + ("[" + std::to_string(i / matrix.shape(1)) + ", " + std::to_string(i % matrix.shape(1)) +
+                            "]: expected a finite number, got " + text(py::float_(value[i]))));
+    }
+    return matrix;
+}
+
+Matrix generator_view(py::handle object) {
+    Matrix generator = finite_matrix(object, "generator");
+    if (generator.shape(1) < 1 || generator.shape(1) > generator.shape(0))
+        value_error("generator: expected shape (n, k) with 0 < k <= n, got " + shape_of(generator));
+    return generator;
+}
+
+// The weights of patterns, filled by body(weights, suspicious) without the GIL, and a list of the suspicious patterns.
+template <class Body>
+py::tuple weights_of(const Patterns& patterns, Index rows, const Body& body) {
+    const Index batch = patterns.batch(), columns = patterns.width();
+    py::array_t<double> weights(patterns.single ? std::vector<Index>{rows, columns}
+                                                : std::vector<Index>{batch, rows, columns});
     double* result = weights.mutable_data();
-    auto* flags = reinterpret_cast<unsigned char*>(suspicious.mutable_data());
+    std::vector<unsigned char> suspicious(static_cast<std::size_t>(batch));
     {
         py::gil_scoped_release release;
-        fastgc::decoding_weights(generator.data(), k, rows, batch, result, flags, how);
+        body(result, suspicious.data());
     }
-    return py::make_tuple(weights, suspicious);
+    py::list doubtful;
+    for (Index b = 0; b < batch; ++b)
+        if (suspicious[static_cast<std::size_t>(b)] != 0) doubtful.append(b);
+    return py::make_tuple(std::move(weights), std::move(doubtful));
+}
+
+py::tuple decoding_weights(py::handle generator, py::handle patterns, py::handle threads, py::handle isa) {
+    const Matrix matrix = generator_view(generator);
+    const Index k = matrix.shape(1);
+    const Patterns chosen = patterns_view(patterns, matrix.shape(0), k, true);
+    const fastgc::Options how = options(threads, isa);
+    return weights_of(chosen, k, [&](double* weights, unsigned char* suspicious) {
+        fastgc::decoding_weights(matrix.data(), k, chosen.array.data(), chosen.batch(), weights, suspicious, how);
+    });
+}
+
+py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::handle target, py::handle threads,
+                             py::handle isa) {
+    const Matrix matrix = generator_view(generator);
+    const Index k = matrix.shape(1);
+    const Patterns chosen = patterns_view(patterns, matrix.shape(0), k, false);
+    const Matrix wanted = finite_matrix(target, "target");
+    if (wanted.shape(0) < 1 || wanted.shape(1) != k)
+        value_error("target: expected shape (m, " + std::to_string(k) + "), got " + shape_of(wanted));
+    const fastgc::Options how = options(threads, isa);
+    return weights_of(chosen, wanted.shape(0), [&](double* weights, unsigned char* suspicious) {
+        fastgc::least_norm_weights(matrix.data(), k, chosen.array.data(), chosen.batch(), chosen.width(), wanted.data(),
+                                   wanted.shape(0), weights, suspicious, how);
+    });
+}
+
+// Appends the numbers of the bits that are set in a mask of any width.
+void append_bits(py::handle mask, std::vector<std::int64_t>& found) {
+    const auto append = [&found](unsigned long long word, Index first) {
+        for (; word != 0; word &= word - 1) found.push_back(first + __builtin_ctzll(word));
+    };
+    const unsigned long long word = PyLong_AsUnsignedLongLong(mask.ptr());
+    if (word != static_cast<unsigned long long>(-1) || PyErr_Occurred() == nullptr) return append(word, 0);
+    PyErr_Clear();  // wider than a word, or negative, which to_bytes refuses
+    const auto bytes = (mask.attr("bit_length")().cast<Index>() + 7) / 8;
+    const auto text = mask.attr("to_bytes")(bytes, "little").cast<std::string>();
+    for (Index i = 0; i < bytes; ++i) append(static_cast<unsigned char>(text[static_cast<std::size_t>(i)]), 8 * i);
+}
+
+py::array_t<std::int64_t> positions(py::handle masks) {
+    std::vector<std::int64_t> found;
+    found.reserve(64);
+    if (PyLong_Check(masks.ptr()) != 0) {
+        append_bits(masks, found);
+        return py::array_t<std::int64_t>(static_cast<Index>(found.size()), found.data());
+    }
+    Index count = 0;
+    for (const py::object& mask : items_of(masks, "masks", "an integer or a sequence of integers")) {
+        append_bits(mask, found);
+        ++count;
+    }
+    const Index width = static_cast<Index>(found.size()) / std::max<Index>(count, 1);
+    return py::array_t<std::int64_t>({count, width}, found.data());
 }
 
 }  // namespace
 
-PYBIND11_MODULE(_core, module) {
+// Needs no GIL: nothing is shared between calls but the choice of an instruction set, which is atomic.
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     using namespace py::literals;
     module.doc() = "Kernels of fastgc in C++. Use fastgc.kernels, which documents and dispatches them.";
     module.def("lincomb", &lincomb, "coefficients"_a, "inputs"_a, "out"_a = py::none(), "accumulate"_a = false,
@@ -353,6 +490,9 @@ PYBIND11_MODULE(_core, module) {
                "isa"_a = py::none());
     module.def("decoding_weights", &decoding_weights, "generator"_a, "patterns"_a, "threads"_a = py::none(),
                "isa"_a = py::none());
+    module.def("least_norm_weights", &least_norm_weights, "generator"_a, "patterns"_a, "target"_a,
+               "threads"_a = py::none(), "isa"_a = py::none());
+    module.def("positions", &positions, "masks"_a);
     module.def("isas", [] {
         std::vector<std::string> names;
         for (const fastgc::Kernels* kernels : fastgc::available_kernels()) names.push_back(kernels->name);

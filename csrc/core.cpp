@@ -1,6 +1,7 @@
 #include "core.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "threads.h"
@@ -90,6 +91,24 @@ class Plan {
     std::vector<std::vector<const T*>> inputs_;
 };
 
+// Calls body(begin, end, work) for shares of a batch, on threads that each have `room` bytes of work. `cost` of one
+// pattern in bytes that could be moved in its time.
+template <class Body>
+void over_patterns(Index batch, double cost, std::size_t room, const Options& options, const Body& body) {
+    const int threads = thread_count(static_cast<double>(batch) * cost, options.grain, options.threads);
+    const Index share = (batch + threads - 1) / threads;
+    room = (room + 63) / 64 * 64;
+    // Not a vector: zeros in 35 KB would take longer than the inverse of a small pattern.
+    const std::unique_ptr<unsigned char[]> memory(new unsigned char[room * static_cast<std::size_t>(threads) + 63]);
+    void* work = memory.get();
+    std::size_t space = 64 + 63;
+    std::align(64, 64, work, space);
+    parallel(threads, [&](int t) {
+        const Index begin = std::min(share * t, batch), end = std::min(share * (t + 1), batch);
+        body(begin, end, static_cast<unsigned char*>(work) + room * static_cast<std::size_t>(t));
+    });
+}
+
 // Blocks of a gradient of `length` cut into m: the first `remainder` columns have one block more than the rest.
 struct Blocks {
     Index length, full, remainder;
@@ -152,17 +171,26 @@ void decoding_weights(const double* generator, Index k, const std::int64_t* patt
                       unsigned char* suspicious, const Options& options) {
     const Kernels& kernels = chosen(options);
     const double size = static_cast<double>(k);
-    // 8/3 k³ operations and 5 k² of overhead a pattern, at about a byte's time each.
-    const double cost = static_cast<double>(batch) * (8 * size * size * size / 3 + 5 * size * size);
-    const int threads = thread_count(cost, options.grain, options.threads);
-    const Index room = 2 * k * k + k;
-    std::vector<double> work(static_cast<std::size_t>(room * threads));
-    parallel(threads, [&](int t) {
-        const Index end = batch * (t + 1) / threads;
-        for (Index b = batch * t / threads; b < end; ++b)
-            suspicious[b] =
-                kernels.decoding_weights(generator, k, patterns + b * k, weights + b * k * k, work.data() + room * t);
-    });
+    over_patterns(batch, size * size * size + 20 * size * size, inversion_room(k, batch), options,
+                  [&](Index begin, Index end, void* work) {
+                      kernels.decoding_weights(generator, k, patterns + begin * k, end - begin, weights + begin * k * k,
+                                               suspicious + begin, work);
+                  });
+}
+
+void least_norm_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, Index q,
+                        const double* target, Index targets, double* weights, unsigned char* suspicious,
+                        const Options& options) {
+    const Kernels& kernels = chosen(options);
+    const double size = static_cast<double>(k);
+    over_patterns(batch, 2 * size * size * static_cast<double>(q + targets),
+                  static_cast<std::size_t>(least_norm_room(k, q, targets)) * sizeof(double), options,
+                  [&](Index begin, Index end, void* work) {
+                      for (Index b = begin; b < end; ++b)
+                          suspicious[b] =
+                              kernels.least_norm_weights(generator, k, patterns + b * q, q, target, targets,
+                                                         weights + b * targets * q, static_cast<double*>(work));
+                  });
 }
 
 template void lincomb(const double*, Index, Index, const float* const*, float* const*, Index, bool, const Options&);

@@ -1,4 +1,4 @@
-// The four operations, on plain pointers. No Python and no checks: the callers have made sure that sizes are
+// The operations, on plain pointers. No Python and no checks: the callers have made sure that sizes are
 // positive and that no output overlaps anything else.
 #pragma once
 
@@ -44,5 +44,11 @@ void decode(const Received<T>* groups, Index group_count, Index m, Index length,
 // the rank must be looked at first; the weights may then be NaN.
 void decoding_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, double* weights,
                       unsigned char* suspicious, const Options& options);
+
+// weights[b] (targets x q): the shortest A with A · (rows patterns[b], q >= k of them, of the generator) = target,
+// which is targets x k. suspicious[b] where the rank must be looked at first; the weights may then be NaN.
+void least_norm_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, Index q,
+                        const double* target, Index targets, double* weights, unsigned char* suspicious,
+                        const Options& options);
 
 }  // namespace fastgc

@@ -6,11 +6,13 @@ namespace {
 #include "simd-inl.h"
 // Vec<T> first: the bodies are written in terms of it.
 #include "decoding_weights-inl.h"
+#include "least_norm-inl.h"
 #include "lincomb-inl.h"
 
 #define FASTGC_STRING_(x) #x
 #define FASTGC_STRING(x) FASTGC_STRING_(x)
-const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET), kFused, &lincomb<float>, &lincomb<double>, &decoding_weights};
+const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET), kFused, &lincomb<float>, &lincomb<double>, &decoding_weights,
+                         &least_norm_weights};
 #undef FASTGC_STRING
 #undef FASTGC_STRING_
 

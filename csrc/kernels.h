@@ -51,6 +51,23 @@ struct Scratch {
     Index columns;
 };
 
+// Up to this size several patterns are inverted at once, one in each lane: their matrices and inverses, 2 k² + 2 k
+// numbers, fit a first-level cache of 32 KiB in 4 lanes.
+constexpr Index kMostInterleaved = 16;
+constexpr Index kMostLanes = 8;
+
+// Bytes that decoding_weights needs for a batch of k x k.
+inline std::size_t inversion_room(Index k, Index batch) {
+    const Index lanes = batch > 1 && k <= kMostInterleaved ? kMostLanes : 1;
+    return static_cast<std::size_t>(lanes * (2 * k * k + 2 * k)) * sizeof(double);
+}
+
+// Numbers that least_norm_weights needs: rows and columns are padded to multiples of four.
+inline Index least_norm_room(Index k, Index q, Index targets) {
+    const Index stride = (k + 3) / 4 * 4, height = (q + 3) / 4 * 4 + 4;
+    return (2 * height + stride + 3) * stride + (k + targets) * height;
+}
+
 // Buffers that the tree over `groups` needs: a right child that is a leaf is added in place.
 inline Index tree_levels(Index groups) {
     Index levels = 0;
@@ -65,10 +82,14 @@ struct Kernels {
     // Computes columns [begin, end) of a segment.
     void (*lincomb_f32)(const Segment<float>&, Scratch<float>, Index begin, Index end);
     void (*lincomb_f64)(const Segment<double>&, Scratch<double>, Index begin, Index end);
-    // Inverts the selected k rows of the generator (row-major, k columns) into `weights`; `work` has room for
-    // 2 k² + k numbers. Returns true where the result must not be trusted before the rank has been looked at.
-    bool (*decoding_weights)(const double* generator, Index k, const std::int64_t* pattern, double* weights,
-                             double* work);
+    // weights[b] = inverse of the k rows patterns[b] of the generator (row-major, k columns). suspicious[b] where the
+    // result must not be trusted before the rank has been looked at. `work`: 64-byte aligned, inversion_room() bytes.
+    void (*decoding_weights)(const double* generator, Index k, const std::int64_t* patterns, Index batch,
+                             double* weights, unsigned char* suspicious, void* work);
+    // The least-norm `weights` (targets x q) that bring the q >= k rows `pattern` of the generator to the target
+    // (targets x k); true where the rank must be looked at first. `work` has room for least_norm_room() numbers.
+    bool (*least_norm_weights)(const double* generator, Index k, const std::int64_t* pattern, Index q,
+                               const double* target, Index targets, double* weights, double* work);
 };
 
 inline void run(const Kernels& kernels, const Segment<float>& segment, Scratch<float> scratch, Index begin, Index end) {

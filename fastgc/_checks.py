@@ -14,6 +14,8 @@ ELEMENT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
     """Return `value` as an int within ``[minimum, maximum]``, or raise naming the argument, its value and the range."""
+    if type(value) is int and minimum <= value and (maximum is None or value <= maximum):
+        return value
     allowed = f"an integer of at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
     if isinstance(value, bool):
         raise TypeError(f"{name} must be {allowed}, not {value!r}")
@@ -32,6 +34,10 @@ def members(name: str, values: Iterable[Any], count: int) -> tuple[int, ...]:
         items = list(values)
     except TypeError:
         raise TypeError(f"{name} must be an iterable of integers, not {values!r}") from None
+    # Nearly always all is well, which takes 2 us for 27 numbers to see, where one by one takes 20.
+    distinct = {*items} if {*map(type, items)} == {int} else set()
+    if distinct and len(distinct) == len(items) and min(distinct) >= 0 and max(distinct) < count:
+        return tuple(items)
     numbers = tuple(integer(f"{name}[{i}]", v, 0, count - 1) for i, v in enumerate(items))
     if len(set(numbers)) != len(numbers):
         repeated = sorted({v for v in numbers if numbers.count(v) > 1})

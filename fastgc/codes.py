@@ -62,6 +62,7 @@ class LinearCode:
         matrix.setflags(write=False)
         self.name = name
         self.generator: npt.NDArray[np.float64] = matrix
+        self._identity = np.eye(matrix.shape[1])
         self._distance = distance
 
     @property
@@ -114,28 +115,19 @@ class LinearCode:
         given = _checks.members("survivors", survivors, self.n)
         order = np.argsort(given, kind="stable")
         weights = np.empty((self.k, len(given)))
-        weights[:, order] = self.batched_weights([tuple(sorted(given))])[0]
+        weights[:, order] = self.pattern_weights(np.array(sorted(given), dtype=np.int64))
         return weights
 
-    def batched_weights(self, patterns: list[tuple[int, ...]]) -> list[npt.NDArray[np.float64]]:
-        """Weights of many sorted patterns of any sizes; the bits are those of each pattern alone."""
-        weights: list[npt.NDArray[np.float64] | None] = [None] * len(patterns)
-        square = [i for i, p in enumerate(patterns) if len(p) == self.k]
-        if square:
-            rows = np.array([patterns[i] for i in square], dtype=np.int64)
-            try:
-                inverses = kernels.decoding_weights(self.generator, rows)
-            except NotDecodableError as error:
-                raise self._not_decodable(error.survivors) from None
-            for i, inverse in zip(square, inverses, strict=True):
-                weights[i] = inverse
-        for i, pattern in enumerate(patterns):
-            if weights[i] is None:
-                selected = self.generator[list(pattern)]
-                if len(pattern) < self.k or linalg.rank(selected) < self.k:
-                    raise self._not_decodable(pattern)
-                weights[i] = linalg.solve_rows(selected, np.eye(self.k))
-        return [w for w in weights if w is not None]
+    def pattern_weights(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Weights of one sorted pattern, or of each row of an array of them; the bits are those of each alone."""
+        try:
+            if rows.shape[-1] == self.k:
+                return kernels.decoding_weights(self.generator, rows)
+            if rows.shape[-1] > self.k:
+                return kernels.least_norm_weights(self.generator, rows, self._identity)
+        except NotDecodableError as error:
+            raise self._not_decodable(error.survivors) from None
+        raise self._not_decodable(np.atleast_2d(rows)[0].tolist())
 
     def _not_decodable(self, survivors: Iterable[int]) -> NotDecodableError:
         present = tuple(sorted(survivors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -10,8 +11,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import linalg
+from fastgc import kernels, linalg
 from fastgc.codes import LinearCode
+from fastgc.errors import NotDecodableError
 
 Matrix = npt.NDArray[np.float64]
 Positions = tuple[int, ...]
@@ -20,8 +22,21 @@ CHECKED_SETS = 2000
 """Promised survivor sets of a code that a constructor looks at; where there are more, a set is ranked when it comes."""
 
 
+def mask_of(positions: Iterable[int]) -> int:
+    """Bit mask with a bit for every position."""
+    mask = 0
+    for position in positions:
+        mask |= 1 << position
+    return mask
+
+
+def positions_of(mask: int) -> Positions:
+    """The positions whose bit is set, in increasing order."""
+    return tuple(kernels.positions(mask).tolist())
+
+
 class Decoder(Protocol):
-    """Decoding of one group; positions are sorted and count the group's workers from 0."""
+    """Decoding of one group; a mask has a bit for every position that answered, counting the group's workers from 0."""
 
     kind: ClassVar[str]
     workers: int
@@ -29,12 +44,15 @@ class Decoder(Protocol):
     tolerated: int
     """Any so many positions may be missing."""
 
-    def is_decodable(self, positions: Positions) -> bool: ...
+    def is_decodable(self, mask: int) -> bool: ...
 
-    def batched_weights(self, patterns: list[Positions]) -> list[Matrix]:
-        """The (reduction, len(positions)) weights of decodable sets; bits do not depend on what else is in the list."""
+    def surely_decodable(self, masks: Sequence[int]) -> bool:
+        """Whether all of many sets are decodable, as far as is seen at once; where not, ask for each."""
 
-    def condition_number(self, positions: Positions) -> float | None:
+    def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
+        """The (reduction, positions) weights of decodable sets; bits do not depend on what else is in the list."""
+
+    def condition_number(self, mask: int) -> float | None:
         """Of a decodable set; None where it would depend on how the encoding matrix was factored."""
 
 
@@ -77,29 +95,61 @@ class LinearDecoder:
         sets |= {tuple(sorted(generator.permutation(n)[:size].tolist())) for _ in range(CHECKED_SETS - n)}
         return sorted(sets)
 
-    def is_decodable(self, positions: Positions) -> bool:
-        """Whether the rows at `positions` span the target."""
-        if self._all_checked and len(positions) >= self.workers - self.tolerated:
+    def is_decodable(self, mask: int) -> bool:
+        """Whether the rows at these positions span the target."""
+        count = mask.bit_count()
+        if self._all_checked and count >= self.workers - self.tolerated:
             return True
-        if self.target is None and len(positions) < self.code.k:
+        if self.target is None and count < self.code.k:
             return False
-        return self._ranked(positions)
+        return self._ranked(mask)
 
-    def _spans_target(self, positions: Positions) -> bool:
-        rows = self.code.generator[list(positions)]
-        if self.target is None:
-            return bool(linalg.rank(rows) == self.code.k)
-        return bool(linalg.spans(rows, self.target))
+    def _spans_target(self, mask: int) -> bool:
+        rows = kernels.positions(mask)
+        if len(rows) >= self.code.k and kernels.full_rank(self.code.generator, rows[None])[0]:
+            return True
+        return self.target is not None and bool(linalg.spans(self.code.generator[rows], self.target))
 
-    def batched_weights(self, patterns: list[Positions]) -> list[Matrix]:
+    def surely_decodable(self, masks: Sequence[int]) -> bool:
         """See `Decoder`."""
-        if self.target is None:
-            return self.code.batched_weights(patterns)
-        return [linalg.solve_rows(self.code.generator[list(p)], self.target) for p in patterns]
+        enough = self.workers - self.tolerated
+        by_size: dict[int, list[int]] = {}
+        for mask in masks:
+            by_size.setdefault(mask.bit_count(), []).append(mask)
+        return all(
+            (self._all_checked and size >= enough)
+            or (size >= self.code.k and kernels.full_rank(self.code.generator, kernels.positions(same)).all())
+            for size, same in by_size.items()
+        )
 
-    def condition_number(self, positions: Positions) -> float | None:
+    def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """See `Decoder`."""
-        return self.code.condition_number(positions) if self.target is None else None
+        if len(masks) == 1:
+            return [self._weights(kernels.positions(masks[0]))]
+        by_size: dict[int, list[int]] = {}
+        for mask in masks:
+            by_size.setdefault(mask.bit_count(), []).append(mask)
+        found: dict[int, Matrix] = {}
+        for same in by_size.values():
+            found.update(zip(same, self._weights(kernels.positions(same)), strict=True))
+        return [found[mask] for mask in masks]
+
+    def _weights(self, rows: npt.NDArray[np.int64]) -> Matrix:
+        """Of one pattern, or of each row of an array of patterns."""
+        if self.target is None:
+            return self.code.pattern_weights(rows)
+        if rows.shape[-1] >= self.code.k:
+            try:
+                return kernels.least_norm_weights(self.code.generator, rows, self.target)
+            except NotDecodableError:
+                pass  # below rank k, but the target is spanned
+        if rows.ndim == 1:
+            return linalg.solve_rows(self.code.generator[rows], self.target)
+        return np.stack([self._weights(row) for row in rows])  # each as if alone
+
+    def condition_number(self, mask: int) -> float | None:
+        """See `Decoder`."""
+        return self.code.condition_number(positions_of(mask)) if self.target is None else None
 
 
 class ScaledSum:
@@ -112,14 +162,19 @@ class ScaledSum:
         self.workers = workers
         self.tolerated = tolerated
 
-    def is_decodable(self, positions: Positions) -> bool:
+    def is_decodable(self, mask: int) -> bool:
         """Whether anyone answered."""
-        return len(positions) > 0
+        return mask != 0
 
-    def batched_weights(self, patterns: list[Positions]) -> list[Matrix]:
+    def surely_decodable(self, masks: Sequence[int]) -> bool:
         """See `Decoder`."""
-        return [np.full((1, len(p)), self.workers / len(p)) for p in patterns]
+        return all(masks)
 
-    def condition_number(self, positions: Positions) -> float | None:
+    def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
+        """See `Decoder`."""
+        counts = [mask.bit_count() for mask in masks]
+        return [np.full((1, count), self.workers / count) for count in counts]
+
+    def condition_number(self, mask: int) -> float | None:
         """See `Decoder`."""
         return 1.0

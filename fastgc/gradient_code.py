@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import islice
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks, kernels, storage
-from fastgc.decoders import Decoder, Positions
+from fastgc.decoders import Decoder, Positions, mask_of
 from fastgc.errors import NotDecodableError
 from fastgc.kernels._segments import segments
 from fastgc.layout import Layout
-from fastgc.patterns import Key, PatternCache, mask_of
+from fastgc.patterns import Key, PatternCache
 from fastgc.storage import Group, SchemeData
 from fastgc.streaming import Collector, Encoder
 
@@ -62,12 +63,13 @@ class GradientCode:
         self.assignment = data.assignment
         self.exact = data.exact
         self.fingerprint = storage.fingerprint(data)
-        self.patterns = PatternCache(data.decoders, self._keys)
+        self.patterns = PatternCache(data.decoders, self._keys_of_sets)
         self._place = {
             worker: (number, position)
             for number, group in enumerate(data.groups)
             for position, worker in enumerate(group.workers)
         }
+        self._bits = [(group, 1 << position) for _, (group, position) in sorted(self._place.items())]
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -216,7 +218,7 @@ class GradientCode:
 
     def is_decodable(self, survivors: Iterable[int]) -> bool:
         """Whether these workers' messages give the sum."""
-        return all(self.decoder(g).is_decodable(positions) for g, positions in enumerate(self._positions(survivors)))
+        return self._undecodable(self._masks(_checks.members("survivors", survivors, self.workers))) is None
 
     def decoding_weights(self, survivors: Iterable[int]) -> npt.NDArray[np.float64]:
         """The weights A on the survivors' messages.
@@ -236,11 +238,15 @@ class GradientCode:
         NotDecodableError
         """
         present = sorted(_checks.members("survivors", survivors, self.workers))
+        keys = self._keys(present)
+        if len(keys) == 1:
+            return self.patterns.weights(keys[0]).copy()
+        columns: list[list[int]] = [[] for _ in keys]
+        for column, worker in enumerate(present):
+            columns[self._bits[worker][0]].append(column)
         weights = np.empty((self.reduction, len(present)))
-        column = {worker: i for i, worker in enumerate(present)}
-        by_group = self._positions(present)
-        for group, positions, key in zip(self.groups, by_group, self._keys(present), strict=True):
-            weights[:, [column[group.workers[p]] for p in positions]] = self.patterns.weights(key)
+        for key, own in zip(keys, columns, strict=True):
+            weights[:, own] = self.patterns.weights(key)
         return weights
 
     def condition_number(self, survivors: Iterable[int]) -> float:
@@ -249,12 +255,13 @@ class GradientCode:
         The largest condition number of a group's surviving generator rows, where workers are grouped; else the
         `amplification`, which does not depend on how the scheme's encoding matrix is factored.
         """
-        survivors = tuple(survivors) if isinstance(survivors, Iterator) else survivors
-        if not self.is_decodable(survivors):
+        present = _checks.members("survivors", survivors, self.workers)
+        masks = self._masks(present)
+        if self._undecodable(masks) is not None:
             return float("inf")
-        numbers = [self.decoder(g).condition_number(p) for g, p in enumerate(self._positions(survivors))]
+        numbers = [self.decoder(g).condition_number(mask) for g, mask in enumerate(masks)]
         known = [number for number in numbers if number is not None]
-        return max(known) if len(known) == len(numbers) else self.amplification(survivors)
+        return max(known) if len(known) == len(numbers) else self.amplification(present)
 
     def amplification(self, survivors: Iterable[int]) -> float:
         """c(F), the factor in the bound of the decoding error.
@@ -312,15 +319,24 @@ class GradientCode:
         if not isinstance(messages, Mapping):
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
-        keys = self._keys(present)
-        element_type = None if dtype is None else _checks.element_type("dtype", dtype)
+        weights = [self.patterns.weights(key) for key in self._keys(present)]
+        if dtype is not None:
+            self._check_messages(messages, expected, _checks.element_type("dtype", dtype))
+        grouped: list[list[npt.NDArray[Any]]] = [[] for _ in weights]
         for worker in present:
+            grouped[self._bits[worker][0]].append(messages[worker])
+        try:
+            return kernels.decode(weights, grouped, length, out)
+        except (TypeError, ValueError):
+            self._check_messages(messages, expected, None)  # which names the worker
+            raise
+
+    @staticmethod
+    def _check_messages(
+        messages: Mapping[int, npt.NDArray[Any]], expected: int, element_type: np.dtype[Any] | None
+    ) -> None:
+        for worker in sorted(messages):
             element_type = _checks.message(f"messages[{worker}]", messages[worker], expected, element_type)
-        weights = [self.patterns.weights(key) for key in keys]
-        grouped: list[list[npt.NDArray[Any]]] = [[] for _ in self.groups]
-        for worker in present:
-            grouped[self._place[worker][0]].append(messages[worker])
-        return kernels.decode(weights, grouped, length, out)
 
     def collector(self, length: int, dtype: npt.DTypeLike) -> Collector:
         """A streaming master, which decodes every group as soon as it can be."""
@@ -330,29 +346,71 @@ class GradientCode:
         """The pattern of a group's survivors, as the cache knows it."""
         return self.groups[group].decoder, mask_of(positions)
 
-    def _positions(self, survivors: Iterable[int]) -> list[Positions]:
-        """Sorted in-group positions of the survivors, for each group."""
-        by_group: list[list[int]] = [[] for _ in self.groups]
-        for worker in sorted(_checks.members("survivors", survivors, self.workers)):
-            group, position = self._place[worker]
-            by_group[group].append(position)
-        return [tuple(positions) for positions in by_group]
+    def _masks(self, workers: Iterable[int]) -> list[int]:
+        """For each group, the mask of the positions of its workers among these."""
+        masks = [0] * len(self.groups)
+        for worker in workers:
+            group, bit = self._bits[worker]
+            masks[group] |= bit
+        return masks
 
-    def _keys(self, survivors: Iterable[int]) -> list[Key]:
-        """Each group's pattern, or NotDecodableError."""
-        present = tuple(sorted(survivors))
-        by_group = self._positions(present)
-        for g, positions in enumerate(by_group):
-            if not self.decoder(g).is_decodable(positions):
-                workers = self.groups[g].workers
-                absent = [w for p, w in enumerate(workers) if p not in positions]
-                raise NotDecodableError(
-                    f"survivors {list(present)} do not determine the sum under {self.name}: of workers "
-                    f"{list(workers)} missing are {absent}, and any {self.decoder(g).tolerated} may be",
-                    present,
-                    tuple(w for w in range(self.workers) if w not in present),
-                )
-        return [self.key(g, positions) for g, positions in enumerate(by_group)]
+    def _undecodable(self, masks: Sequence[int]) -> int | None:
+        """The first group that its mask does not decode, or None."""
+        for group, mask in enumerate(masks):
+            if not self.decoder(group).is_decodable(mask):
+                return group
+        return None
+
+    def _keys(self, present: Sequence[int]) -> list[Key]:
+        """Each group's pattern, of checked survivors, or NotDecodableError."""
+        masks = self._masks(present)
+        group = self._undecodable(masks)
+        if group is None:
+            return [(self.groups[g].decoder, mask) for g, mask in enumerate(masks)]
+        workers = self.groups[group].workers
+        raise NotDecodableError(
+            f"survivors {sorted(present)} do not determine the sum under {self.name}: of workers {list(workers)} "
+            f"missing are {[w for w in workers if w not in present]}, and any {self.decoder(group).tolerated} may be",
+            sorted(present),
+            (w for w in range(self.workers) if w not in present),
+        )
+
+    def _keys_of_sets(self, survivor_sets: Iterable[Iterable[int]]) -> Iterator[Key]:
+        """The patterns of many survivor sets; one may come several times."""
+        source = iter(survivor_sets)
+        while some := list(islice(source, 4096)):
+            keys = self._keys_at_once(some)
+            if keys is not None:
+                yield from keys
+            else:
+                for survivors in some:
+                    yield from self._keys(_checks.members("survivors", survivors, self.workers))
+
+    def _keys_at_once(self, sets: list[Iterable[int]]) -> list[Key] | None:
+        """Patterns of valid sets of one size in a few array operations; None for others, which go one by one."""
+        if max(len(group.workers) for group in self.groups) > 63:
+            return None
+        try:
+            workers = np.array(sets)
+        except ValueError:  # sizes differ
+            return None
+        if workers.ndim != 2 or workers.dtype.kind not in "iu" or not workers.size:
+            return None
+        if workers.min() < 0 or workers.max() >= self.workers:
+            return None
+        keys: list[Key] = []
+        for number, group in enumerate(self.groups):
+            bits = np.zeros(self.workers, dtype=np.int64)
+            bits[list(group.workers)] = 1 << np.arange(len(group.workers))
+            masks = bits[workers]
+            joined = np.bitwise_or.reduce(masks, axis=1)
+            if (masks.sum(axis=1) != joined).any():  # a worker named twice
+                return None
+            found = dict.fromkeys(joined.tolist())
+            if not self.decoder(number).surely_decodable(list(found)):
+                return None
+            keys += [(group.decoder, mask) for mask in found]
+        return keys
 
     # A scheme is data ------------------------------------------------------------------------------------------------
 

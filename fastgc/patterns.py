@@ -10,25 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks
-from fastgc.decoders import Decoder, Positions
+from fastgc.decoders import Decoder
 
 Key = tuple[int, int]
 """A decoder's number and the bit mask of the positions that answered."""
 
+_BATCH = 16_384  # patterns solved at once: tens of MB at most for the sizes that occur
 DEFAULT_MAXSIZE = 262_144  # all C(20, 10) patterns of a [20, 10] code fit
-
-
-def mask_of(positions: Iterable[int]) -> int:
-    """Bit mask with a bit for every position."""
-    mask = 0
-    for position in positions:
-        mask |= 1 << position
-    return mask
-
-
-def positions_of(mask: int) -> Positions:
-    """The positions whose bit is set, in increasing order."""
-    return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
 
 
 class PatternCache:
@@ -48,11 +36,11 @@ class PatternCache:
     def __init__(
         self,
         decoders: tuple[Decoder, ...],
-        split: Callable[[Iterable[int]], list[Key]],
+        keys: Callable[[Iterable[Iterable[int]]], Iterable[Key]],
         maxsize: int = DEFAULT_MAXSIZE,
     ) -> None:
         self._decoders = decoders
-        self._split = split
+        self._keys = keys
         self._lock = Lock()
         self._entries: OrderedDict[Key, npt.NDArray[np.float64]] = OrderedDict()
         self._maxsize = maxsize
@@ -86,11 +74,12 @@ class PatternCache:
                 return found
             self.misses += 1
         decoder, mask = key  # found outside the lock: two threads may both do it, and get the same bits
-        (weights,) = self._decoders[decoder].batched_weights([positions_of(mask)])
+        (weights,) = self._decoders[decoder].batched_weights((mask,))
         weights = self._frozen(weights)
         with self._lock:
             self._entries[key] = weights
-            self._shrink()
+            if len(self._entries) > self._maxsize:
+                self._shrink()
         return weights
 
     def precompute(self, survivor_sets: Iterable[Iterable[int]]) -> None:
@@ -108,23 +97,20 @@ class PatternCache:
         ValueError
             The sets have more patterns than `maxsize`.
         """
-        wanted: dict[int, list[int]] = {}
-        seen: set[Key] = set()
-        for survivors in survivor_sets:
-            for key in self._split(survivors):
-                if key not in seen:
-                    seen.add(key)
-                    wanted.setdefault(key[0], []).append(key[1])
+        seen = dict.fromkeys(self._keys(survivor_sets))
         if len(seen) > self._maxsize:
             raise ValueError(
                 f"survivor_sets have {len(seen)} patterns, and the cache holds at most {self._maxsize}: set maxsize"
             )
+        with self._lock:
+            wanted = [key for key in seen if key not in self._entries]
         found: list[tuple[Key, npt.NDArray[np.float64]]] = []
-        for decoder, masks in wanted.items():
-            with self._lock:
-                new = [mask for mask in masks if (decoder, mask) not in self._entries]
-            batch = self._decoders[decoder].batched_weights([positions_of(mask) for mask in new])
-            found += [((decoder, mask), self._frozen(w)) for mask, w in zip(new, batch, strict=True)]
+        for number, decoder in enumerate(self._decoders):
+            masks = [mask for owner, mask in wanted if owner == number]
+            for start in range(0, len(masks), _BATCH):
+                some = masks[start : start + _BATCH]
+                batch = decoder.batched_weights(some)
+                found += [((number, mask), self._frozen(w)) for mask, w in zip(some, batch, strict=True)]
         with self._lock:
             self._entries.update(found)
             for key in seen:
@@ -144,8 +130,8 @@ class PatternCache:
 
     @staticmethod
     def _frozen(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # A copy of its own: a view into a batch would keep the whole batch alive.
-        own = np.array(weights, dtype=np.float64, order="C")
+        # A view into a batch would keep the whole batch alive.
+        own = weights if weights.base is None else weights.copy()
         own.setflags(write=False)
         return own
 

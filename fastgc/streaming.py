@@ -120,7 +120,7 @@ class Collector:
     def _clear(self) -> None:
         groups = len(self._scheme.groups)
         self._messages: dict[int, npt.NDArray[Any]] = {}
-        self._positions: list[set[int]] = [set() for _ in range(groups)]
+        self._masks = [0] * groups  # of the positions heard
         self._undecodable = set(range(groups))
         self._valid: set[tuple[int, int]] = set()  # nodes of the tree whose buffer holds the sum of groups lo … hi - 1
         self._frozen = False
@@ -147,18 +147,20 @@ class Collector:
             raise ValueError(f"worker {worker} was added already")
         _checks.message("message", message, self._expected, self._dtype)
         self._messages[worker] = message
-        self._positions[group].add(position)
-        self._forget(group)
-        undecodable = set(self._undecodable)
+        self._masks[group] |= 1 << position
+        if self._valid:
+            self._forget(group)
+        decodable = group not in self._undecodable
         try:
-            if group in undecodable and self._scheme.decoder(group).is_decodable(self._present(group)):
+            if not decodable and self._scheme.decoder(group).is_decodable(self._masks[group]):
                 self._undecodable.discard(group)
             if self._undecodable and group not in self._undecodable:
                 self._climb(group)
         except BaseException:  # weights that overflow the element type, say
             del self._messages[worker]
-            self._positions[group].discard(position)
-            self._undecodable = undecodable
+            self._masks[group] ^= 1 << position
+            if not decodable:
+                self._undecodable.add(group)
             raise
 
     @property
@@ -261,14 +263,11 @@ class Collector:
             self._valid.add((lo, hi))
         return buffer
 
-    def _present(self, group: int) -> tuple[int, ...]:
-        return tuple(sorted(self._positions[group]))
-
     def _decode(self, group: int, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-        positions = self._present(group)
-        workers = self._scheme.groups[group].workers
-        weights = self._scheme.patterns.weights(self._scheme.key(group, positions))
-        return kernels.decode([weights], [[self._messages[workers[p]] for p in positions]], self._length, out)
+        members = self._scheme.groups[group]
+        weights = self._scheme.patterns.weights((members.decoder, self._masks[group]))
+        heard = [self._messages[worker] for worker in members.workers if worker in self._messages]
+        return kernels.decode([weights], [heard], self._length, out)
 
 
 def _sum(left: npt.NDArray[Any], right: npt.NDArray[Any], out: npt.NDArray[Any] | None) -> Any:

@@ -23,14 +23,24 @@ import numpy.typing as npt
 from fastgc.errors import NotDecodableError
 from fastgc.kernels import reference
 
-__all__ = ["backends", "decode", "decoding_weights", "encode", "lincomb", "reference"]
+__all__ = [
+    "backends",
+    "decode",
+    "decoding_weights",
+    "encode",
+    "full_rank",
+    "least_norm_weights",
+    "lincomb",
+    "positions",
+    "reference",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = Array | Sequence[Array]
 
 
 class _Backend(Protocol):
-    """What a backend module provides. All but decoding_weights check their arguments themselves."""
+    """What a backend module provides. All check their arguments themselves."""
 
     def lincomb(
         self, coefficients: Any, inputs: Any, out: Any = ..., accumulate: bool = ..., threads: int | None = ...
@@ -40,8 +50,12 @@ class _Backend(Protocol):
     ) -> Any: ...
     def decode(self, weights: Any, messages: Any, length: int, out: Any = ..., threads: int | None = ...) -> Any: ...
     def decoding_weights(
-        self, generator: npt.NDArray[np.float64], patterns: npt.NDArray[np.int64], threads: int | None = ...
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+        self, generator: Any, patterns: Any, threads: int | None = ...
+    ) -> tuple[npt.NDArray[np.float64], list[int]]: ...
+    def least_norm_weights(
+        self, generator: Any, patterns: Any, target: Any, threads: int | None = ...
+    ) -> tuple[npt.NDArray[np.float64], list[int]]: ...
+    def positions(self, masks: int | Sequence[int]) -> npt.NDArray[np.int64]: ...
 
 
 _loaded: dict[str, _Backend] = {}
@@ -287,61 +301,114 @@ def decoding_weights(
     ``|A @ G_F - I| <= c |A| |L| |U|`` with c of order k times 2⁻⁵³. Rounded products, differences and quotients in a
     fixed order: a pattern's weights have the same bits alone and in any batch, on any machine and either backend.
     """
-    matrix = np.asarray(generator)
-    rows = np.asarray(patterns)
-    if matrix.dtype.kind not in "biuf":
-        raise TypeError(f"generator: expected real numbers, got dtype {matrix.dtype}")
-    matrix = np.ascontiguousarray(matrix, dtype=np.float64)
-    if matrix.ndim != 2 or not 0 < matrix.shape[1] <= matrix.shape[0]:
-        raise ValueError(f"generator: expected shape (n, k) with 0 < k <= n, got {matrix.shape}")
-    if not np.isfinite(matrix).all():
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(matrix))[0])
-        raise ValueError(f"generator[{at[0]}, {at[1]}]: expected a finite number, got {matrix[at]}")
-    n, k = matrix.shape
-    if rows.dtype.kind not in "iu":
-        raise TypeError(f"patterns: expected integers, got dtype {rows.dtype}")
-    if rows.ndim not in (1, 2) or rows.shape[-1] != k:
-        raise ValueError(f"patterns: expected shape (B, {k}) or ({k},) for k = {k}, got {rows.shape}")
-    batch = np.ascontiguousarray(rows.reshape(-1, k))
-    outside = (batch < 0) | (batch >= n)
-    if outside.any():
-        index, column = (int(i) for i in np.argwhere(outside)[0])
-        raise ValueError(f"patterns[{index}]: row {batch[index, column]} is not among the generator's {n} rows")
-    batch = batch.astype(np.int64, copy=False)
-    ordered = np.sort(batch, axis=1)
-    repeated = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
-    if repeated.any():
-        index = int(np.argmax(repeated))
-        raise ValueError(f"patterns[{index}]: a row is named twice in {tuple(batch[index].tolist())}")
+    weights, doubtful = _backend(backend).decoding_weights(generator, patterns)
+    if doubtful:
+        _look_at_ranks(generator, patterns, weights, doubtful)
+    return weights
 
-    weights, suspicious = _backend(backend).decoding_weights(matrix, batch)
-    if suspicious.any():
-        _look_at_ranks(matrix, batch, weights, np.flatnonzero(suspicious))
-    return weights if rows.ndim == 2 else weights[0]
+
+def least_norm_weights(
+    generator: npt.ArrayLike, patterns: npt.ArrayLike, target: npt.ArrayLike, *, backend: str | None = None
+) -> npt.NDArray[np.float64]:
+    """The shortest A with ``A @ generator[pattern] = target``, for patterns of at least k rows.
+
+    Parameters
+    ----------
+    generator : array_like of real numbers, shape (n, k)
+        With k <= n; all entries finite.
+    patterns : array_like of int, shape (B, q) or (q,)
+        Each row names q >= k different rows of the generator. Columns of A are in the order in which it names them.
+    target : array_like of real numbers, shape (m, k)
+        All entries finite; the identity gives the pseudoinverse.
+    backend : {"cpp", "numba"}, optional
+
+    Returns
+    -------
+    ndarray of float64, shape (B, m, q), or (m, q) for a single pattern
+
+    Raises
+    ------
+    NotDecodableError
+        As in `decoding_weights`, also where the target is spanned all the same.
+    TypeError, ValueError
+        As in `decoding_weights`, and a target that is not m rows of k finite real numbers.
+
+    Notes
+    -----
+    Householder's QR of the selected rows, so that ``A = (target @ R⁻¹) @ Qᵀ``; the left residual is of order ``q*k``
+    times 2⁻⁵³ times ``|A| |G_F|``. The bits are the same alone and in any batch, on any machine and either backend.
+    """
+    weights, doubtful = _backend(backend).least_norm_weights(generator, patterns, target)
+    if doubtful:
+        _look_at_ranks(generator, patterns, weights, doubtful)
+    return weights
+
+
+def full_rank(generator: npt.NDArray[np.float64], patterns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether ``fastgc.linalg.rank(generator[pattern]) == k``, for many patterns at once.
+
+    The bound on the condition number that comes with the weights proves it for nearly all; the others are ranked.
+
+    Parameters
+    ----------
+    generator : ndarray of float64, shape (n, k)
+    patterns : ndarray of int64, shape (B, q)
+        With q >= k.
+
+    Returns
+    -------
+    ndarray of bool, shape (B,)
+    """
+    from fastgc import linalg
+
+    k = generator.shape[1]
+    module = _backend(None)
+    if patterns.shape[1] == k:
+        _, doubtful = module.decoding_weights(generator, patterns)
+    else:
+        _, doubtful = module.least_norm_weights(generator, patterns, np.zeros((1, k)))
+    full = np.ones(len(patterns), dtype=np.bool_)
+    for index in doubtful:
+        full[index] = linalg.rank(generator[patterns[index]]) == k
+    return full
+
+
+def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
+    """The numbers of the bits that are set in a mask of any width, increasing: a pattern for the functions above.
+
+    Parameters
+    ----------
+    masks : int, or sequence of B ints
+        None negative, all with q bits set.
+
+    Returns
+    -------
+    ndarray of int64, shape (q,) or (B, q)
+    """
+    return _backend(None).positions(masks)
 
 
 def _look_at_ranks(
-    generator: npt.NDArray[np.float64],
-    patterns: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
-    doubtful: npt.NDArray[np.intp],
+    generator: npt.ArrayLike, patterns: npt.ArrayLike, weights: npt.NDArray[np.float64], doubtful: list[int]
 ) -> None:
     """Raise for the first pattern of `doubtful` that is singular by the project's one rank function."""
     from fastgc import linalg
 
-    n, k = generator.shape
-    singular = doubtful[np.asarray(linalg.rank(generator[patterns[doubtful]])) < k]
-    if singular.size:
-        index = int(singular[0])
-        rows = tuple(int(row) for row in patterns[index])
-        missing = tuple(sorted(set(range(n)) - set(rows)))
-        raise NotDecodableError(
-            f"patterns[{index}]: rows {rows} of the generator have rank below {k}, so they decode nothing",
-            rows,
-            missing,
-        )
-    broken = doubtful[~np.isfinite(weights[doubtful]).all(axis=(1, 2))]
-    if broken.size:
-        index = int(broken[0])
-        rows = tuple(int(row) for row in patterns[index])
-        raise ValueError(f"generator: entries too large or too small to invert rows {rows} (patterns[{index}])")
+    matrix = np.asarray(generator, dtype=np.float64)
+    n, k = matrix.shape
+    batch = np.atleast_2d(patterns)
+    broken = -1
+    for index in doubtful:  # one by one: a million of them do not fit the memory as matrices
+        if linalg.rank(matrix[batch[index]]) < k:
+            rows = tuple(int(row) for row in batch[index])
+            missing = tuple(sorted(set(range(n)) - set(rows)))
+            raise NotDecodableError(
+                f"patterns[{index}]: rows {rows} of the generator have rank below {k}, so they decode nothing",
+                rows,
+                missing,
+            )
+        if broken < 0 and not np.isfinite(weights if weights.ndim == 2 else weights[index]).all():
+            broken = index
+    if broken >= 0:
+        rows = tuple(int(row) for row in batch[broken])
+        raise ValueError(f"generator: entries too large or too small to invert rows {rows} (patterns[{broken}])")

@@ -245,11 +245,78 @@ def decode(weights: Any, messages: Any, length: int, out: Any = None, threads: i
     return results[0]
 
 
+def _finite(name: str, value: Any) -> npt.NDArray[np.float64]:
+    matrix = np.asarray(value)
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got dtype {matrix.dtype}")
+    if matrix.ndim != 2:
+        raise ValueError(f"{name}: expected 2 dimensions, got shape {matrix.shape}")
+    matrix = np.ascontiguousarray(matrix, dtype=np.float64)
+    bad = np.argwhere(~np.isfinite(matrix))
+    if len(bad):
+        i, j = (int(v) for v in bad[0])
+        raise ValueError(f"{name}[{i}, {j}]: expected a finite number, got {matrix[i, j]}")
+    return matrix
+
+
+def _generator(value: Any) -> npt.NDArray[np.float64]:
+    matrix = _finite("generator", value)
+    if not 0 < matrix.shape[1] <= matrix.shape[0]:
+        raise ValueError(f"generator: expected shape (n, k) with 0 < k <= n, got {matrix.shape}")
+    return matrix
+
+
+def _patterns(value: Any, n: int, k: int, square: bool) -> npt.NDArray[np.int64]:
+    rows = np.asarray(value)
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"patterns: expected integers, got dtype {rows.dtype}")
+    width = rows.shape[-1] if rows.ndim else 0
+    if rows.ndim not in (1, 2) or width < k or (square and width > k):
+        expected = f"(B, {k}) or ({k},)" if square else "(B, q) or (q,) with q >= k,"
+        raise ValueError(f"patterns: expected shape {expected} for k = {k}, got {rows.shape}")
+    batch = np.ascontiguousarray(rows.reshape(-1, width))
+    outside = (batch < 0) | (batch >= n)
+    ordered = np.sort(batch, axis=1)
+    wrong = outside.any(axis=1) | (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        if outside[index].any():
+            row = batch[index, int(np.argmax(outside[index]))]
+            raise ValueError(f"patterns[{index}]: row {row} is not among the generator's {n} rows")
+        raise ValueError(f"patterns[{index}]: a row is named twice in {tuple(batch[index].tolist())}")
+    return batch.astype(np.int64, copy=False)
+
+
 def decoding_weights(
-    generator: npt.NDArray[np.float64], patterns: npt.NDArray[np.int64], threads: int | None = None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    batch, k = patterns.shape
-    weights = np.empty((batch, k, k))
-    flags = np.empty(batch, dtype=np.bool_)
-    numba_kernels.decoding_weights(generator, patterns, weights, flags)
-    return weights, flags
+    generator: Any, patterns: Any, threads: int | None = None
+) -> tuple[npt.NDArray[np.float64], list[int]]:
+    matrix = _generator(generator)
+    batch = _patterns(patterns, len(matrix), matrix.shape[1], True)
+    weights = np.empty((*batch.shape, matrix.shape[1]))
+    flags = np.empty(len(batch), dtype=np.bool_)
+    numba_kernels.decoding_weights(matrix, batch, weights, flags)
+    return _as_given(patterns, weights), np.flatnonzero(flags).tolist()
+
+
+def least_norm_weights(
+    generator: Any, patterns: Any, target: Any, threads: int | None = None
+) -> tuple[npt.NDArray[np.float64], list[int]]:
+    matrix = _generator(generator)
+    batch = _patterns(patterns, len(matrix), matrix.shape[1], False)
+    wanted = _finite("target", target)
+    if wanted.shape[0] < 1 or wanted.shape[1] != matrix.shape[1]:
+        raise ValueError(f"target: expected shape (m, {matrix.shape[1]}), got {wanted.shape}")
+    weights = np.empty((len(batch), len(wanted), batch.shape[1]))
+    flags = np.empty(len(batch), dtype=np.bool_)
+    numba_kernels.least_norm_weights(matrix, batch, wanted, weights, flags)
+    return _as_given(patterns, weights), np.flatnonzero(flags).tolist()
+
+
+def _as_given(patterns: Any, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return weights if np.ndim(patterns) == 2 else weights[0].copy()  # a result owns its memory
+
+
+def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
+    if isinstance(masks, int):
+        return np.array([i for i in range(masks.bit_length()) if masks >> i & 1], dtype=np.int64)
+    return np.array([positions(mask) for mask in masks], dtype=np.int64).reshape(len(masks), -1)

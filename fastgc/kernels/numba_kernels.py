@@ -1,6 +1,6 @@
 """The kernels in Numba, for calling from compiled code (`numba.njit`) and as the fallback of `fastgc.kernels`.
 
-`lincomb` and `decoding_weights` release the GIL, run on one thread and are compiled on first use (a few seconds,
+The functions release the GIL, run on one thread and are compiled on first use (a few seconds,
 cached on disk). They have the bits of the C++ kernels on instruction sets that fuse multiplication and addition.
 """
 
@@ -15,7 +15,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-__all__ = ["decoding_weights", "lincomb", "lincomb_columns"]
+__all__ = ["decoding_weights", "least_norm_weights", "lincomb", "lincomb_columns"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -138,19 +138,18 @@ def decoding_weights(generator: Any, patterns: Any, out: Any, flags: Any) -> Non
         Receives True where the rank must be looked at before the inverse is used.
     """
     k = generator.shape[1]
-    m = np.empty((k, k))
+    m = np.empty((k, k + 2))  # row v: M, then the squared norm of column v of the selected rows, then v
     x = np.empty((k, k))
-    norms = np.empty(k)
+    lengths = np.empty(k)
     for b in range(len(patterns)):
         for v in range(k):
-            norms[v] = 0.0
+            norm = 0.0
             for i in range(k):
                 g = generator[patterns[b, i], v]
                 m[v, i] = g
-                norms[v] += g * g
-        x[:] = 0.0
-        for i in range(k):
-            x[i, i] = 1.0
+                norm += g * g
+            m[v, k] = norm
+            m[v, k + 1] = v
 
         singular = False
         for c in range(k):
@@ -162,35 +161,158 @@ def decoding_weights(generator: Any, patterns: Any, out: Any, flags: Any) -> Non
                 singular = True
                 break
             if pivot != c:
-                for j in range(k):
+                for j in range(k + 2):
                     m[c, j], m[pivot, j] = m[pivot, j], m[c, j]
-                    x[c, j], x[pivot, j] = x[pivot, j], x[c, j]
+            reciprocal = 1.0 / m[c, c]
             for r in range(c + 1, k):
-                factor = m[r, c] / m[c, c]
+                factor = m[r, c] * reciprocal
                 m[r, c] = factor
                 for j in range(c + 1, k):
                     m[r, j] -= factor * m[c, j]
+            m[c, c] = reciprocal
         if singular:
             out[b] = np.nan
             flags[b] = True
             continue
 
-        for c in range(k):
-            for r in range(c + 1, k):
+        x[:] = 0.0
+        for r in range(k):
+            x[r, r] = 1.0
+            for c in range(r):
+                for u in range(c + 1):
+                    x[r, u] -= m[r, c] * x[c, u]
+        for r in range(k - 1, -1, -1):
+            for c in range(k - 1, r, -1):
                 for u in range(k):
                     x[r, u] -= m[r, c] * x[c, u]
-        for c in range(k - 1, -1, -1):
             for u in range(k):
-                x[c, u] /= m[c, c]
-            for r in range(c):
-                for u in range(k):
-                    x[r, u] -= m[r, c] * x[c, u]
+                x[r, u] *= m[r, r]
 
+        lengths[:] = 0.0
+        for i in range(k):
+            for c in range(k):
+                lengths[c] += x[i, c] * x[i, c]
         product = 0.0
-        for u in range(k):
-            row = 0.0
+        for c in range(k):
+            product += m[c, k] * lengths[c]
             for i in range(k):
-                out[b, u, i] = x[i, u]
-                row += x[i, u] * x[i, u]
-            product += norms[u] * row
+                out[b, int(m[c, k + 1]), i] = x[i, c]
+        flags[b] = not k * product < 1e20
+
+
+@_compiled
+def _add_products(sums: Any, factors: Any, rows: Any, count: int, width: int) -> None:
+    """Set sums to the first factors times rows, four products added up before they join a sum."""
+    for j in range(width):
+        sums[j] = 0.0
+        for i in range(0, count, 4):
+            sums[j] += (factors[i] * rows[i, j] + factors[i + 1] * rows[i + 1, j]) + (
+                factors[i + 2] * rows[i + 2, j] + factors[i + 3] * rows[i + 3, j]
+            )
+
+
+@_compiled
+def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, flags: Any) -> None:
+    """Least-norm weights of selected rows of a generator; see `fastgc.kernels.least_norm_weights`.
+
+    Parameters
+    ----------
+    generator : array of float64, shape (n, k)
+    patterns : array of int64, shape (B, q)
+        Row numbers, q >= k of them, which are not checked.
+    target : array of float64, shape (m, k)
+    out : array of float64, shape (B, m, q)
+        Receives the weights; NaN where a column vanished.
+    flags : array of bool, shape (B,)
+        Receives True where the rank must be looked at before the weights are used.
+    """
+    k = generator.shape[1]
+    q = patterns.shape[1]
+    stride = (k + 3) // 4 * 4
+    height = (q + 3) // 4 * 4 + 4
+    g = np.zeros((height, stride))
+    m = np.zeros((height, stride))
+    x = np.zeros((stride, stride))
+    vectors = np.zeros((k, height))
+    taus = np.empty(k)
+    norms = np.empty(k)
+    sums = np.empty(stride)
+    t = np.zeros(stride)
+    a = np.empty(height)
+    parts = np.empty(4)
+    for b in range(len(patterns)):
+        norms[:] = 0.0
+        for r in range(q):
+            for j in range(k):
+                g[r, j] = generator[patterns[b, r], j]
+                norms[j] += g[r, j] * g[r, j]
+        m[:] = g
+
+        singular = False
+        for c in range(k):
+            at = k - 1 - c
+            vector = vectors[c]
+            vector[:] = 0.0
+            for r in range(q - c):
+                vector[r] = m[c + r, at]
+            _add_products(sums, vector, m[c:], q - c, at + 1)
+            square = sums[at]
+            first = vector[0]
+            if not square > 0:
+                singular = True
+                break
+            length = -np.sqrt(square) if first < 0 else np.sqrt(square)
+            vector[0] = first + length
+            taus[c] = 1.0 / (square + first * length)
+            for j in range(at):
+                sums[j] = (sums[j] + length * m[c, j]) * taus[c]
+            for r in range(q - c):
+                for j in range(at):
+                    m[c + r, j] -= vector[r] * sums[j]
+            m[c, at] = -length
+        if singular:
+            out[b] = np.nan
+            flags[b] = True
+            continue
+
+        x[:] = 0.0
+        for i in range(k):
+            factors = m[k - 1 - i]
+            _add_products(sums, factors, x, i, i)
+            reciprocal = 1.0 / factors[i]
+            for j in range(i):
+                x[i, j] = sums[j] * -reciprocal
+            x[i, i] = reciprocal
+        sums[:] = 0.0
+        for i in range(k):
+            for j in range(i + 1):
+                sums[j] += norms[i] * (x[i, j] * x[i, j])
+        product = 0.0
+        for j in range(k):
+            product += sums[j]
+
+        for u in range(len(target)):
+            row = out[b, u]
+            a[:] = 0.0
+            for refined in range(2):
+                sums[:] = 0.0
+                if refined:
+                    _add_products(sums, a, g, q, k)
+                for j in range(k):
+                    t[j] = target[u, j] - sums[j]
+                row[:] = a[:q]
+                _add_products(sums, t, x, k, k)
+                a[:] = 0.0
+                for i in range(k):
+                    a[i] = sums[k - 1 - i]
+                for c in range(k - 1, -1, -1):
+                    parts[:] = 0.0
+                    for r in range(0, q - c, 4):
+                        for e in range(4):
+                            parts[e] += vectors[c, r + e] * a[c + r + e]
+                    factor = taus[c] * ((parts[0] + parts[1]) + (parts[2] + parts[3]))
+                    for r in range(q - c):
+                        a[c + r] -= factor * vectors[c, r]
+            for i in range(q):
+                row[i] += a[i]
         flags[b] = not k * product < 1e20

@@ -209,6 +209,67 @@ void test_decoding_weights(const fastgc::Options& how, Index n, Index k, Index b
     }
 }
 
+// A pattern of rank below k in every place of a batch: it alone is flagged, and the others' bits are untouched.
+void test_singular_lanes(const fastgc::Options& how, Index k, std::mt19937& random) {
+    const Index n = k + 3, batch = 19;
+    auto generator = numbers(n * k, random);
+    for (Index v = 0; v < k; ++v) generator[(n - 1) * k + v] = 0;
+    std::vector<std::int64_t> good;
+    for (Index b = 0; b < batch; ++b)
+        for (Index i = 0; i < k; ++i) good.push_back((b + i) % (n - 1));
+    const auto size = static_cast<std::size_t>(batch * k * k);
+    const std::unique_ptr<double[]> wanted(new double[size]), weights(new double[size]);
+    const std::unique_ptr<unsigned char[]> flags(new unsigned char[static_cast<std::size_t>(batch)]);
+    fastgc::decoding_weights(generator.data(), k, good.data(), batch, wanted.get(), flags.get(), how);
+    const std::string where = label("singular lanes", how, {k});
+    for (Index at = 0; at < batch; ++at) {
+        auto patterns = good;
+        patterns[at * k] = n - 1;
+        fastgc::decoding_weights(generator.data(), k, patterns.data(), batch, weights.get(), flags.get(), how);
+        for (Index b = 0; b < batch; ++b) {
+            expect<double>(b == at, flags[b], where);
+            for (Index i = b * k * k; b != at && i < (b + 1) * k * k; ++i) expect(wanted[i], weights[i], where);
+        }
+    }
+}
+
+void test_least_norm(const fastgc::Options& how, Index n, Index k, Index q, Index targets, std::mt19937& random) {
+    const Index batch = 7;
+    const auto generator = numbers(n * k, random), target = numbers(targets * k, random);
+    std::vector<std::int64_t> patterns;
+    for (Index b = 0; b < batch; ++b)
+        for (Index i = 0; i < q; ++i) patterns.push_back((b * 3 + i) % n);
+    const auto size = static_cast<std::size_t>(batch * targets * q);
+    const std::unique_ptr<double[]> weights(new double[size]), alone(new double[size]);
+    unsigned char flags[batch];
+    fastgc::least_norm_weights(generator.data(), k, patterns.data(), batch, q, target.data(), targets, weights.get(),
+                               flags, how);
+    const std::string where = label("least_norm_weights", how, {n, k, q, targets});
+    fastgc::Options portable;
+    portable.kernels = &fastgc::kernels_named("portable", "test");
+    portable.threads = 1;
+    for (Index b = 0; b < batch; ++b) {
+        unsigned char flag = 2;
+        double* const found = alone.get() + b * targets * q;
+        const std::int64_t* const pattern = patterns.data() + b * q;
+        fastgc::least_norm_weights(generator.data(), k, pattern, 1, q, target.data(), targets, found, &flag, portable);
+        expect<double>(flag, flags[b], where + " flag");
+        for (Index i = 0; i < targets * q; ++i) expect(found[i], weights[b * targets * q + i], where);
+        for (Index u = 0; u < targets && flag == 0; ++u)
+            for (Index v = 0; v < k; ++v) {
+                double sum = -target[u * k + v], size_of_terms = std::fabs(sum);
+                for (Index i = 0; i < q; ++i) {
+                    const double term = found[u * q + i] * generator[pattern[i] * k + v];
+                    sum += term;
+                    size_of_terms += std::fabs(term);
+                }
+                ++cases;
+                if (!(std::fabs(sum) <= 1e-14 * static_cast<double>(q + k) * size_of_terms) && ++failures <= 20)
+                    std::printf("%s: residual %g\n", where.c_str(), sum);
+            }
+    }
+}
+
 void test_singular(const fastgc::Options& how) {
     const double generator[] = {1, 2, 2, 4, 0, 0, 1, 0};
     const std::int64_t patterns[] = {0, 1, 0, 3, 2, 3};
@@ -256,7 +317,12 @@ int main() {
             if (threads > 1) how.grain = 256;  // so that short rows are cut as well
             test_all<float>(how, random);
             test_all<double>(how, random);
-            for (Index k = 1; k <= 17; ++k) test_decoding_weights(how, 2 * k + 1, k, 40, random);
+            for (Index k = 1; k <= 20; ++k) {
+                test_decoding_weights(how, 2 * k + 1, k, 41, random);
+                test_singular_lanes(how, k, random);
+                for (Index q : {k, k + 1, k + 2, k + 7})
+                    for (Index targets : {1, 2, 5}) test_least_norm(how, k + 9, k, q, targets, random);
+            }
             test_singular(how);
         }
     try {

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
+from math import comb
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
 from scheme_table import CONSTRUCTED, SAMPLED, Case, gradients, larger_sets, messages, names, promised_sets, same_bits
 
-from fastgc import GradientCode, NotDecodableError, schemes
-from fastgc.patterns import mask_of, positions_of
+from fastgc import GradientCode, NotDecodableError, codes, kernels, linalg, schemes
+from fastgc.codes import LinearCode
+from fastgc.decoders import mask_of, positions_of
 
 CASES = [*CONSTRUCTED[::2], *SAMPLED[::4]]
 
@@ -112,6 +115,87 @@ def test_precompute() -> None:
     cache.precompute(iter([range(12)]))
     cache.precompute([])
     assert cache.size == 11
+
+
+@pytest.mark.parametrize("form", [tuple, list, set, np.array, iter])
+def test_precompute_takes_sets_of_any_form(form: Any) -> None:
+    """Sets of one size are keyed by array operations, others one by one: the same patterns, and the same bits."""
+    sets = [s for size in (4, 5, 6) for s in combinations(range(6), size)]
+    scheme, alone = schemes.grouped(6, 6, 4), schemes.grouped(6, 6, 4)
+    scheme.patterns.precompute([form(s) for s in sets])
+    assert scheme.patterns.size == len(sets)
+    for survivors in sets:
+        assert same_bits(scheme.decoding_weights(survivors), alone.decoding_weights(survivors))
+    assert scheme.patterns.misses == 0
+    for size in (4, 5):
+        equal = schemes.grouped(6, 6, 4)
+        equal.patterns.precompute(combinations(range(6), size))
+        assert equal.patterns.size == comb(6, size)
+        for survivors in combinations(range(6), size):
+            assert same_bits(equal.decoding_weights(survivors), alone.decoding_weights(survivors))
+        assert equal.patterns.misses == 0
+
+
+@pytest.mark.parametrize(
+    ("sets", "kind", "message"),
+    [
+        ([[0, 1], [2, 2]], ValueError, "survivors must not repeat: 2"),
+        ([[0, 1], [2, -1]], ValueError, r"survivors\[1\].*not -1"),
+        ([[0, 1], [2, 4]], ValueError, r"survivors\[1\].*not 4"),
+        ([[0, 1], [2.0, 3.0]], TypeError, r"survivors\[0\].*2\.0"),
+        ([[True, False]], TypeError, r"survivors\[0\].*True"),
+        ([["a", "b"]], TypeError, r"survivors\[0\].*'a'"),
+        ([3], TypeError, "survivors must be an iterable.*3"),
+    ],
+)
+def test_precompute_refuses_bad_sets(sets: Any, kind: type[Exception], message: str) -> None:
+    scheme = schemes.grouped(4, 4, 2)
+    with pytest.raises(kind, match=message):
+        scheme.patterns.precompute(sets)
+    assert scheme.patterns.size == 0
+
+
+@pytest.mark.parametrize("workers", [63, 64, 70])
+def test_precompute_of_wide_groups(workers: int) -> None:
+    scheme, alone = (
+        schemes.fractional_repetition(workers, workers - 1),
+        schemes.fractional_repetition(workers, workers - 1),
+    )
+    sets = [[i, workers - 1] for i in range(workers - 1)]
+    scheme.patterns.precompute(sets)
+    for survivors in sets:
+        assert same_bits(scheme.decoding_weights(survivors), alone.decoding_weights(survivors))
+    assert scheme.patterns.misses == 0
+
+
+RANKED = [
+    codes.hamming(3),
+    codes.reed_muller(1, 3),
+    codes.product(codes.parity(2), codes.parity(2)),
+    codes.gaussian(8, 4),
+]
+
+
+@pytest.mark.parametrize("code", RANKED, ids=str)
+def test_weights_exist_exactly_where_the_rank_function_says_so(code: LinearCode) -> None:
+    """All sets of rows, alone and each size at once: the fast paths decide nothing by themselves."""
+    for size in range(code.k, code.n + 1):
+        sets = np.array(list(combinations(range(code.n), size)))
+        regular = linalg.rank(code.generator[sets]) == code.k
+        assert (kernels.full_rank(code.generator, sets) == regular).all()
+        for rows, expected in zip(sets, regular, strict=True):
+            if expected:
+                weights = code.decoding_weights(rows.tolist())
+                assert np.abs(weights @ code.generator[rows] - np.eye(code.k)).max() < 1e-11
+            else:
+                with pytest.raises(NotDecodableError):
+                    code.decoding_weights(rows.tolist())
+        if regular.all():
+            code.pattern_weights(sets)
+        else:
+            with pytest.raises(NotDecodableError) as caught:
+                code.pattern_weights(sets)
+            assert caught.value.survivors == tuple(sets[int(np.argmin(regular))].tolist())
 
 
 def test_precompute_marks_what_it_finds_as_used() -> None:

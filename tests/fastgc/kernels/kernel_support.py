@@ -53,6 +53,9 @@ class Variant:
     def decoding_weights(self, *arguments: Any, **keywords: Any) -> Any:
         return self.module.decoding_weights(*arguments, **keywords, **dict(self.keywords))
 
+    def least_norm_weights(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.module.least_norm_weights(*arguments, **keywords, **dict(self.keywords))
+
 
 VARIANTS = [Variant(isa, _core.fused(isa), _core, (("isa", isa),)) for isa in ISAS] + [Variant("numba", True, _numba)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from kernel_support import VARIANTS, same_bits
 
-from fastgc import kernels
+from fastgc import kernels, linalg
 from fastgc.errors import NotDecodableError
 from fastgc.kernels import reference
 
@@ -52,20 +52,159 @@ def test_left_residual_within_the_bound_of_lu(k, backend):
             assert (residual <= bound).all(), (name, pattern)
 
 
-def test_same_bits_everywhere():
-    rng = np.random.default_rng(3)
-    for k in (1, 2, 3, 5, 8, 16, 17):
-        generator = rng.standard_normal((k + 4, k))
-        patterns = np.ascontiguousarray(some_patterns(k + 4, k, 200, rng), dtype=np.int64)
-        wanted = kernels.decoding_weights(generator, patterns)
+SIZES = range(1, 21)  # one at a time above 16, in lanes below
+
+
+def generators(k, rng):
+    """With ties between pivots, columns of any scale, and rows that make many patterns singular."""
+    gaussian = rng.standard_normal((k + 4, k))
+    repeated = gaussian.copy()
+    repeated[k:] = repeated[0] * [[1.0], [-2.0], [0.5], [0.0]]
+    return {
+        "gaussian": gaussian,
+        "ties": rng.choice([-1.0, 1.0], (k + 4, k)),
+        "sparse": rng.choice([-1.0, 0.0, 1.0], (k + 4, k)),
+        "columns": gaussian * 10.0 ** rng.integers(-60, 60, k),
+        "rows": gaussian * 10.0 ** rng.integers(-60, 60, (k + 4, 1)),
+        "repeated": repeated,
+    }
+
+
+@pytest.mark.parametrize("k", SIZES)
+def test_same_bits_everywhere(k):
+    rng = np.random.default_rng(k)
+    for name, generator in generators(k, rng).items():
+        patterns = some_patterns(k + 4, k, 43, rng)  # no multiple of any number of lanes
+        wanted, doubtful = VARIANTS[0].decoding_weights(generator, patterns)
         for variant in VARIANTS:
             for threads in (1, 2):
-                weights, flags = variant.decoding_weights(generator, patterns, threads=threads)
-                assert same_bits(weights, wanted), (variant.name, k)
-                assert not flags.any()
-            alone, _ = variant.decoding_weights(generator, patterns[7 % len(patterns)][None])
-            assert same_bits(alone[0], wanted[7 % len(patterns)])
-        np.testing.assert_allclose(reference.decoding_weights(generator, patterns), wanted, rtol=1e-6, atol=1e-8)
+                weights, found = variant.decoding_weights(generator, patterns, threads=threads)
+                assert same_bits(weights, wanted), (variant.name, name)
+                assert found == doubtful, (variant.name, name)
+            for index in (0, 1, len(patterns) - 1):
+                alone, found = variant.decoding_weights(generator, patterns[index])
+                assert same_bits(alone, wanted[index]), (variant.name, name)
+                assert (found == [0]) == (index in doubtful)
+        # What is not flagged has full rank by the one function that decides, so that nothing singular goes by.
+        sure = np.setdiff1d(np.arange(len(patterns)), doubtful)
+        assert (linalg.rank(generator[patterns[sure]]) == k).all(), name
+        assert np.isfinite(wanted[sure]).all(), name
+        assert doubtful == [] or name != "gaussian"
+    regular = generators(k, rng)["gaussian"]
+    patterns = some_patterns(k + 4, k, 20, rng)
+    ours = kernels.decoding_weights(regular, patterns)
+    np.testing.assert_allclose(reference.decoding_weights(regular, patterns), ours, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 16, 17])
+def test_a_singular_pattern_in_any_lane_harms_no_other(k):
+    rng = np.random.default_rng(k)
+    generator = np.vstack([rng.standard_normal((k + 3, k)), np.zeros((1, k))])
+    good = np.array([rng.permutation(k + 3)[:k] for _ in range(19)])
+    bad = np.array([k + 3, *range(k - 1)])
+    wanted, _ = VARIANTS[0].decoding_weights(generator, good)
+    for variant in VARIANTS:
+        for lanes in ([at] for at in range(19)):
+            patterns = good.copy()
+            patterns[lanes] = bad
+            weights, doubtful = variant.decoding_weights(generator, patterns)
+            assert doubtful == lanes, variant.name
+            assert np.isnan(weights[lanes]).all()
+            others = np.delete(np.arange(19), lanes)
+            assert same_bits(weights[others], wanted[others]), variant.name
+        weights, doubtful = variant.decoding_weights(generator, np.array([bad] * 9))
+        assert doubtful == list(range(9))
+
+
+# Least-norm weights ---------------------------------------------------------------------------------------------------
+
+
+def solve_cases(rng):
+    for n, k, q, m in [(1, 1, 1, 1), (4, 1, 3, 1), (6, 4, 4, 1), (9, 4, 7, 2), (10, 5, 8, 5), (20, 7, 20, 3)]:
+        yield rng.standard_normal((n, k)), q, rng.standard_normal((m, k))
+    yield rng.standard_normal((30, 27)), 27, rng.standard_normal((1, 27))
+    yield rng.standard_normal((30, 27)) * 10.0 ** rng.uniform(-4, 4, (30, 1)), 28, rng.standard_normal((2, 27))
+
+
+def test_least_norm_weights_have_the_same_bits_everywhere():
+    rng = np.random.default_rng(1)
+    for generator, q, target in solve_cases(rng):
+        patterns = np.array([rng.permutation(len(generator))[:q] for _ in range(11)])
+        wanted = kernels.least_norm_weights(generator, patterns, target)
+        for variant in VARIANTS:
+            for threads in (1, 2):
+                weights, doubtful = variant.least_norm_weights(generator, patterns, target, threads=threads)
+                assert same_bits(weights, wanted), (variant.name, generator.shape)
+                assert not doubtful
+            alone, _ = variant.least_norm_weights(generator, patterns[3], target)
+            assert same_bits(alone, wanted[3]), variant.name
+
+
+@backends
+def test_least_norm_weights_meet_the_target_and_are_the_shortest(backend):
+    rng = np.random.default_rng(2)
+    unit = np.finfo(float).eps / 2
+    for generator, q, target in solve_cases(rng):
+        k = generator.shape[1]
+        patterns = np.array([rng.permutation(len(generator))[:q] for _ in range(20)])
+        for pattern, weights in zip(
+            patterns, kernels.least_norm_weights(generator, patterns, target, backend=backend), strict=True
+        ):
+            rows = generator[pattern].astype(np.longdouble)
+            # Each row by its own size, which is what refinement is for.
+            residual = np.abs(weights.astype(np.longdouble) @ rows - target)
+            bound = 2 * (q + k) * unit * (np.abs(weights) @ np.abs(rows) + np.abs(target))
+            assert (residual <= bound).all(), (generator.shape, q)
+            # The shortest: in the span of the columns of G_F.
+            basis = np.linalg.qr(generator[pattern])[0]
+            beside = weights.T - basis @ (basis.T @ weights.T)
+            assert np.abs(beside).max() <= 1e-13 * np.abs(weights).max() * np.linalg.cond(generator[pattern])
+
+
+@backends
+def test_least_norm_weights_of_deficient_patterns(backend):
+    rows = np.array([[1.0, 2, 3], [2, 4, 6], [3, 6, 9], [0, 1, 0], [0, 0, 1]])
+    with pytest.raises(NotDecodableError, match=r"patterns\[1\].*\(0, 1, 2, 3\).*rank below 3") as caught:
+        kernels.least_norm_weights(rows, [[0, 1, 3, 4], [0, 1, 2, 3]], np.eye(3), backend=backend)
+    assert caught.value.missing == (4,)
+    scale = np.array([1, 1e-150, 1e150])
+    far = np.random.default_rng(3).standard_normal((5, 3)) * scale
+    weights = kernels.least_norm_weights(far, [0, 1, 2, 4], np.eye(3), backend=backend)
+    np.testing.assert_allclose(weights @ far[[0, 1, 2, 4]] / scale * scale[:, None], np.eye(3), rtol=0, atol=1e-13)
+
+
+BAD_SOLVE = {
+    "too few": ([0], np.eye(2), ValueError, r"patterns.*q >= k.*k = 2.*\(1,\)"),
+    "twice": ([0, 1, 1], np.eye(2), ValueError, r"patterns\[0\].*twice.*\(0, 1, 1\)"),
+    "beyond": ([0, 1, 4], np.eye(2), ValueError, r"patterns\[0\].*row 4"),
+    "floats": ([0.0, 1.0], np.eye(2), TypeError, r"patterns.*float64"),
+    "width of target": ([0, 1], np.eye(3), ValueError, r"target.*\(m, 2\).*\(3, 3\)"),
+    "no target": ([0, 1], np.ones((0, 2)), ValueError, r"target.*\(0, 2\)"),
+    "flat target": ([0, 1], np.ones(2), ValueError, r"target.*2 dimensions"),
+    "NaN": ([0, 1], [[np.nan, 1]], ValueError, r"target\[0, 0\].*nan"),
+    "text": ([0, 1], [["a", "b"]], TypeError, r"target.*real numbers"),
+}
+
+
+@backends
+@pytest.mark.parametrize("name", BAD_SOLVE)
+def test_bad_input_to_least_norm_weights(name, backend):
+    patterns, target, error, message = BAD_SOLVE[name]
+    with pytest.raises(error, match=message):
+        kernels.least_norm_weights(np.ones((4, 2)), patterns, target, backend=backend)
+
+
+def test_positions():
+    for masks in (0, 1, 5, 2**63, 2**64 - 1, 2**64, 2**200 + 2**64 + 1):
+        wanted = [i for i in range(masks.bit_length()) if masks >> i & 1]
+        for module in {variant.module for variant in VARIANTS}:
+            found = module.positions(masks)
+            assert found.dtype == np.int64
+            assert found.tolist() == wanted
+    assert kernels.positions([5, 2**70 + 1, 6]).tolist() == [[0, 2], [0, 70], [1, 2]]
+    assert kernels.positions([0, 0]).shape == (2, 0)
+    with pytest.raises(OverflowError):
+        kernels.positions(-1)
 
 
 @backends

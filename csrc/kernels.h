@@ -16,9 +16,12 @@ using Index = std::ptrdiff_t;
 // Output rows that one register block computes together; coefficients are packed in blocks of at most this many.
 constexpr Index kMaxBlockRows = 8;
 
-// Rows per register block, so that P rows are cut into blocks as equal as possible (9 = 5 + 4, never 8 + 1).
+// Rows per register block. Up to 8 rows are one block, so that every input is read once, straight from memory: where
+// that is the limit, nothing else counts. More rows are cut into blocks as equal as possible of at most 6: with two
+// vectors each those make 12 sums, which keep both FMA units of AVX2 busy with 16 registers.
 inline Index block_rows(Index rows) {
-    const Index blocks = (rows + kMaxBlockRows - 1) / kMaxBlockRows;
+    if (rows <= kMaxBlockRows) return rows;
+    const Index blocks = (rows + 5) / 6;
     return (rows + blocks - 1) / blocks;
 }
 
@@ -44,17 +47,21 @@ struct Segment {
     bool accumulate;  // only with one group: the chain of every element starts from what the output holds
 };
 
-// Buffers of partial sums for the tree: `levels` of them, each of `rows` rows with room for `columns` elements.
+// How a call is cut into pieces that stay in cache, and the rows it keeps there, with room for `columns` elements each.
 template <class T>
 struct Scratch {
-    T* const* rows;
-    Index columns;
+    Index columns;     // work is done in chunks of so many
+    Index pass;        // inputs that are read together; between passes the chains rest in the outputs
+    Index ahead;       // columns that memory is asked for ahead of their use; 0: left to the processor
+    bool past_caches;  // results are stored past the caches where a tile makes whole lines
+    T* const* inputs;  // `pass` rows for copies of a chunk of the inputs; null: they are read where they are
+    T* const* sums;    // tree_levels() times P rows for the tree's partial sums
 };
 
-// Buffers that the tree over `groups` needs: a right child that is a leaf is added in place.
+// Buffers that the tree over `groups` needs.
 inline Index tree_levels(Index groups) {
     Index levels = 0;
-    for (; groups > 2; groups -= groups / 2) ++levels;
+    for (; groups > 1; groups -= groups / 2) ++levels;
     return levels;
 }
 
@@ -63,18 +70,19 @@ struct Kernels {
     const char* name;
     bool fused;  // multiply-add with one rounding: all such instruction sets give the same bits
     // Computes columns [begin, end) of a segment.
-    void (*lincomb_f32)(const Segment<float>&, Scratch<float>, Index begin, Index end);
-    void (*lincomb_f64)(const Segment<double>&, Scratch<double>, Index begin, Index end);
+    void (*lincomb_f32)(const Segment<float>&, const Scratch<float>&, Index begin, Index end);
+    void (*lincomb_f64)(const Segment<double>&, const Scratch<double>&, Index begin, Index end);
     // Inverts the selected k rows of the generator (row-major, k columns) into `weights`; `work` has room for
     // 2 k² + k numbers. Returns true where the result must not be trusted before the rank has been looked at.
     bool (*decoding_weights)(const double* generator, Index k, const std::int64_t* pattern, double* weights,
                              double* work);
 };
 
-inline void run(const Kernels& kernels, const Segment<float>& segment, Scratch<float> scratch, Index begin, Index end) {
+inline void run(const Kernels& kernels, const Segment<float>& segment, const Scratch<float>& scratch, Index begin,
+                Index end) {
     kernels.lincomb_f32(segment, scratch, begin, end);
 }
-inline void run(const Kernels& kernels, const Segment<double>& segment, Scratch<double> scratch, Index begin,
+inline void run(const Kernels& kernels, const Segment<double>& segment, const Scratch<double>& scratch, Index begin,
                 Index end) {
     kernels.lincomb_f64(segment, scratch, begin, end);
 }

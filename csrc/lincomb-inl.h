@@ -4,38 +4,54 @@
 // accumulating, with fma(c[p,0], x_0, out)) and goes on with fma(c[p,q], x_q, chain). Nothing else may touch the
 // value: the bits then depend neither on blocking, tails, threads nor alignment, and Q may be split into passes.
 
+constexpr Index kLine = 64;  // bytes that caches and memory move together
+
 enum class Mode {
     store,       // out = chain
     accumulate,  // the chain starts from out
     add          // out = out + chain, the plain sum of two finished results
 };
 
+// Rows of which column x is at start[r][x - origin]: given rows (origin 0), or buffers that hold a chunk of columns.
+template <class T>
+struct Rows {
+    T* const* start;
+    Index origin;
+    FASTGC_INLINE T* at(const Rows& rows, Index r, Index x) { return rows.start[r] + (x - rows.origin); }
+    Rows from(Index r) const { return {start + r, origin}; }
+};
+
+enum class Reach {
+    whole,       // V vectors
+    partial,     // the first n columns of one
+    past_caches  // V vectors, stored past the caches; the outputs are aligned to them
+};
+
 // R rows by V vectors at column x: the inputs are read once for all R rows, the outputs written once.
-// Output columns are counted from `shift`, so that a chunk can go into a buffer as well as in place.
-template <class T, int R, int V, Mode mode, bool partial>
-FASTGC_INLINE void tile(const Group<T>& group, const T* coefficients, T* const* outputs, Index shift, Index x,
-                        Index n) {
+template <class T, int R, int V, Mode mode, Reach reach>
+FASTGC_INLINE void tile(Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs, Index x, Index n) {
     using W = Vec<T>;
+    constexpr bool partial = reach == Reach::partial;
     W sum[R][V];
     Index q = 0;
     if constexpr (mode == Mode::accumulate) {
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) {
-                const T* p = outputs[r] + (x - shift) + v * W::lanes;
+                const T* p = Rows<T>::at(outputs, r, x) + v * W::lanes;
                 sum[r][v] = partial ? W::load_n(p, n) : W::load(p);
             }
     } else {
         for (int v = 0; v < V; ++v) {
-            const T* p = group.inputs[0] + x + v * W::lanes;
+            const T* p = Rows<const T>::at(inputs, 0, x) + v * W::lanes;
             const W input = partial ? W::load_n(p, n) : W::load(p);
             for (int r = 0; r < R; ++r) sum[r][v] = W::mul(W::set1(coefficients[r]), input);
         }
         q = 1;
     }
-    for (; q < group.count; ++q) {
+    for (; q < count; ++q) {
         W input[V];
         for (int v = 0; v < V; ++v) {
-            const T* p = group.inputs[q] + x + v * W::lanes;
+            const T* p = Rows<const T>::at(inputs, q, x) + v * W::lanes;
             input[v] = partial ? W::load_n(p, n) : W::load(p);
         }
         for (int r = 0; r < R; ++r) {
@@ -45,73 +61,157 @@ FASTGC_INLINE void tile(const Group<T>& group, const T* coefficients, T* const* 
     }
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) {
-            T* p = outputs[r] + (x - shift) + v * W::lanes;
+            T* p = Rows<T>::at(outputs, r, x) + v * W::lanes;
             if constexpr (mode == Mode::add) sum[r][v] = W::add(partial ? W::load_n(p, n) : W::load(p), sum[r][v]);
-            if constexpr (partial)
+            if constexpr (reach == Reach::past_caches)
+                W::stream(p, sum[r][v]);
+            else if constexpr (partial)
                 W::store_n(p, sum[r][v], n);
             else
                 W::store(p, sum[r][v]);
         }
 }
 
+// What a block fetches into the second-level cache while it computes column x: column x + ahead of its share of the
+// inputs, and of its outputs, a line or two a tile. More at once would fill the queue that the loads need.
+template <class T>
+struct Fetch {
+    Rows<const T> inputs;
+    Rows<T> outputs;
+    Index input_count, output_count;
+    Index ahead, end;
+    FASTGC_INLINE void run(const Fetch& fetch, Index x, Index width) {
+        x += fetch.ahead;
+        if (x + width > fetch.end) return;
+        for (Index i = 0; i < width; i += kLine / static_cast<Index>(sizeof(T))) {
+            for (Index q = 0; q < fetch.input_count; ++q)
+                __builtin_prefetch(Rows<const T>::at(fetch.inputs, q, x + i), 0, 2);
+            for (Index r = 0; r < fetch.output_count; ++r)
+                __builtin_prefetch(Rows<T>::at(fetch.outputs, r, x + i), 1, 2);
+        }
+    }
+};
+
+// Columns before the first that starts a line in all R rows; -1 where the rows disagree.
+template <class T, int R>
+Index before_line(Rows<T> rows, Index x) {
+    const auto offset = [&](Index r) { return -reinterpret_cast<std::uintptr_t>(Rows<T>::at(rows, r, x)) % kLine; };
+    for (Index r = 1; r < R; ++r)
+        if (offset(r) != offset(0)) return -1;
+    return static_cast<Index>(offset(0) / sizeof(T));
+}
+
 template <class T, int R, Mode mode>
-void columns(const Group<T>& group, const T* coefficients, T* const* outputs, Index shift, Index begin, Index end) {
-    constexpr Index lanes = Vec<T>::lanes;
-    // At most 4: beyond that a tile gains nothing where memory is the limit, and short rows become all remainder.
-    constexpr int V = kAccumulators / R < 1 ? 1 : kAccumulators / R > 4 ? 4 : kAccumulators / R;
+void columns(Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs, const Fetch<T>& fetch,
+             bool past_caches, Index begin, Index end) {
+    using W = Vec<T>;
+    // R V sums, V inputs and a coefficient fill the registers. At most 4: beyond that a tile gains nothing where memory
+    // is the limit, and short rows become all remainder. A power of two, so that it divides a strip.
+    constexpr int fit = (kRegisters - 1) / (R + 1);
+    constexpr int V = fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+    constexpr Index width = V * W::lanes;
+    const auto narrow = [&](Index x, Index stop) {
+        for (; x + W::lanes <= stop; x += W::lanes)
+            tile<T, R, 1, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
+        if (x < stop) tile<T, R, 1, mode, Reach::partial>(count, coefficients, inputs, outputs, x, stop - x);
+    };
     Index x = begin;
-    for (; x + V * lanes <= end; x += V * lanes) tile<T, R, V, mode, false>(group, coefficients, outputs, shift, x, 0);
-    for (; x + lanes <= end; x += lanes) tile<T, R, 1, mode, false>(group, coefficients, outputs, shift, x, 0);
-    if (x < end) tile<T, R, 1, mode, true>(group, coefficients, outputs, shift, x, end - x);
+    // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
+    if constexpr (mode == Mode::store && width * sizeof(T) % kLine == 0) {
+        const Index head = past_caches ? before_line<T, R>(outputs, x) : -1;
+        if (head >= 0 && x + head < end) {
+            narrow(x, x + head);
+            for (x += head; x + width <= end; x += width)
+                tile<T, R, V, mode, Reach::past_caches>(count, coefficients, inputs, outputs, x, 0);
+        }
+    }
+    for (; x + width <= end; x += width) {
+        Fetch<T>::run(fetch, x, width);
+        tile<T, R, V, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
+    }
+    narrow(x, end);
 }
 
 template <class T, Mode mode>
-void block(Index rows, const Group<T>& group, const T* coefficients, T* const* outputs, Index shift, Index begin,
-           Index end) {
+void block(Index rows, Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs, const Fetch<T>& fetch,
+           bool past_caches, Index begin, Index end) {
     static_assert(kMaxBlockRows == 8, "one case a row count");
     switch (rows) {
         case 1:
-            return columns<T, 1, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 1, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 2:
-            return columns<T, 2, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 2, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 3:
-            return columns<T, 3, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 3, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 4:
-            return columns<T, 4, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 4, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 5:
-            return columns<T, 5, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 5, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 6:
-            return columns<T, 6, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 6, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 7:
-            return columns<T, 7, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 7, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 8:
-            return columns<T, 8, mode>(group, coefficients, outputs, shift, begin, end);
+            return columns<T, 8, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
     }
 }
 
-// All P rows of one group's product. Where P needs several blocks, they take turns on a stretch of columns whose
-// inputs stay in the second-level cache, so that memory is still read once.
-template <class T, Mode mode>
-void product(Index rows, const Group<T>& group, T* const* outputs, Index shift, Index begin, Index end) {
-    const Index step = block_rows(rows);
-    if (step == rows) return block<T, mode>(rows, group, group.coefficients, outputs, shift, begin, end);
-    constexpr Index kBytes = 256 * 1024;  // a fraction of the L2 of any server core since 2017 (1 MiB and more)
-    const Index fit = kBytes / (group.count * static_cast<Index>(sizeof(T)));
-    const Index stretch = fit < 256 ? 256 : fit / 64 * 64;
-    for (Index x = begin; x < end; x += stretch) {
-        const Index stop = x + stretch < end ? x + stretch : end;
-        for (Index first = 0; first < rows; first += step) {
-            const Index count = first + step < rows ? step : rows - first;
-            block<T, mode>(count, group, group.coefficients + first * group.count, outputs + first, shift, x, stop);
+template <class T>
+void block(Mode mode, Index rows, Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs,
+           const Fetch<T>& fetch, bool past_caches, Index begin, Index end) {
+    switch (mode) {
+        case Mode::store:
+            return block<T, Mode::store>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+        case Mode::accumulate:
+            return block<T, Mode::accumulate>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
+                                              end);
+        case Mode::add:
+            return block<T, Mode::add>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+    }
+}
+
+template <class T>
+void copy(const T* from, T* to, Index n) {
+    using W = Vec<T>;
+    Index x = 0;
+    for (; x + W::lanes <= n; x += W::lanes) W::store(to + x, W::load(from + x));
+    if (x < n) W::store_n(to + x, W::load_n(from + x, n - x), n - x);
+}
+
+// All P rows of one group's product, over a chunk of the columns that end at `last`.
+template <class T>
+void product(Mode mode, const Segment<T>& segment, const Group<T>& group, const Scratch<T>& scratch, Rows<T> outputs,
+             Index begin, Index end, Index last) {
+    const Index step = block_rows(segment.rows);
+    const Index passes = (group.count + scratch.pass - 1) / scratch.pass;
+    const Index pass = (group.count + passes - 1) / passes;
+    for (Index q = 0; q < group.count; q += pass) {
+        const Index count = group.count - q < pass ? group.count - q : pass;
+        const Rows<const T> given{group.inputs + q, 0};
+        Rows<const T> inputs = given;
+        if (scratch.inputs != nullptr) {
+            for (Index i = 0; i < count; ++i) copy(Rows<const T>::at(given, i, begin), scratch.inputs[i], end - begin);
+            inputs = {scratch.inputs, begin};
+        }
+        for (Index first = 0; first < segment.rows; first += step) {
+            const Index rows = first + step < segment.rows ? step : segment.rows - first;
+            // With fewer inputs the processor's own prefetchers keep up; fetching outputs pays for long chains only.
+            const Index share = scratch.ahead > 0 && count >= 16 ? count * first / segment.rows : 0;
+            const Index share_end = scratch.ahead > 0 && count >= 16 ? count * (first + rows) / segment.rows : 0;
+            const Fetch<T> fetch{given.from(share), {segment.outputs + first, 0},
+                                 share_end - share, scratch.ahead > 0 && count >= 32 && q == 0 ? rows : 0,
+                                 scratch.ahead,     last};
+            block<T>(q > 0 ? Mode::accumulate : mode, rows, count, group.coefficients + first * group.count + q * rows,
+                     inputs, outputs.from(first), fetch, scratch.past_caches, begin, end);
         }
     }
 }
 
 template <class T>
-void add(Index rows, T* const* outputs, Index shift, T* const* terms, Index begin, Index end) {
+void add(Index rows, Rows<T> outputs, T* const* terms, Index begin, Index end) {
     using W = Vec<T>;
     for (Index r = 0; r < rows; ++r) {
-        T* out = outputs[r] + (begin - shift);
+        T* out = Rows<T>::at(outputs, r, begin);
         const T* term = terms[r];
         const Index length = end - begin;
         Index x = 0;
@@ -123,27 +223,27 @@ void add(Index rows, T* const* outputs, Index shift, T* const* terms, Index begi
 
 // Groups [lo, hi) into `outputs`; `buffers` are the row pointers of the tree's free partial sums.
 template <class T>
-void tree(const Segment<T>& segment, Index lo, Index hi, T* const* outputs, Index shift, T* const* buffers, Index begin,
-          Index end) {
-    if (hi - lo == 1) return product<T, Mode::store>(segment.rows, segment.groups[lo], outputs, shift, begin, end);
+void tree(const Segment<T>& segment, const Scratch<T>& scratch, Index lo, Index hi, Rows<T> outputs, T* const* buffers,
+          Index begin, Index end, Index last) {
+    if (hi - lo == 1) return product<T>(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end, last);
     const Index mid = (lo + hi) / 2;
-    tree(segment, lo, mid, outputs, shift, buffers, begin, end);
-    if (hi - mid == 1) return product<T, Mode::add>(segment.rows, segment.groups[mid], outputs, shift, begin, end);
-    tree(segment, mid, hi, buffers, begin, buffers + segment.rows, begin, end);
-    add(segment.rows, outputs, shift, buffers, begin, end);
+    tree(segment, scratch, lo, mid, outputs, buffers, begin, end, last);
+    // A product that one pass finishes is added where it is made.
+    if (hi - mid == 1 && segment.groups[mid].count <= scratch.pass)
+        return product<T>(Mode::add, segment, segment.groups[mid], scratch, outputs, begin, end, last);
+    tree<T>(segment, scratch, mid, hi, {buffers, begin}, buffers + segment.rows, begin, end, last);
+    add(segment.rows, outputs, buffers, begin, end);
 }
 
 template <class T>
-void lincomb(const Segment<T>& segment, Scratch<T> scratch, Index begin, Index end) {
-    if (segment.group_count == 1) {
-        if (segment.accumulate)
-            product<T, Mode::accumulate>(segment.rows, segment.groups[0], segment.outputs, 0, begin, end);
-        else
-            product<T, Mode::store>(segment.rows, segment.groups[0], segment.outputs, 0, begin, end);
-        return;
-    }
+void lincomb(const Segment<T>& segment, const Scratch<T>& scratch, Index begin, Index end) {
+    const Rows<T> outputs{segment.outputs, 0};
     for (Index x = begin; x < end; x += scratch.columns) {
         const Index stop = x + scratch.columns < end ? x + scratch.columns : end;
-        tree(segment, 0, segment.group_count, segment.outputs, 0, scratch.rows, x, stop);
+        if (segment.accumulate)
+            product<T>(Mode::accumulate, segment, segment.groups[0], scratch, outputs, x, stop, end);
+        else
+            tree<T>(segment, scratch, 0, segment.group_count, outputs, scratch.sums, x, stop, end);
     }
+    if (scratch.past_caches) fence();
 }

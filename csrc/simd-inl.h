@@ -1,7 +1,15 @@
 // Vector types: Vec<T> holds `lanes` numbers. Every operation acts on each lane by itself, fma rounds once where
 // kFused says so, and load_n/store_n touch the first n < lanes elements of memory only, so that a tail runs through
-// the same arithmetic as the rest. kAccumulators is how many sums a kernel should keep in registers.
+// the same arithmetic as the rest. `stream` stores to an address aligned to the vector, past the caches where there is
+// an instruction for it. kRegisters is the number of vector registers.
 #define FASTGC_INLINE static inline __attribute__((always_inline))
+
+// Orders non-temporal stores before whatever tells another thread of them.
+FASTGC_INLINE void fence() {
+#if FASTGC_TARGET_ID == FASTGC_AVX2_ID || FASTGC_TARGET_ID == FASTGC_AVX512_ID
+    _mm_sfence();
+#endif
+}
 
 template <class T>
 struct Vec;
@@ -9,7 +17,7 @@ struct Vec;
 #if FASTGC_TARGET_ID == FASTGC_AVX512_ID
 
 constexpr bool kFused = true;
-constexpr int kAccumulators = 16;  // of 32 registers
+constexpr int kRegisters = 32;
 
 template <>
 struct Vec<float> {
@@ -19,6 +27,7 @@ struct Vec<float> {
     FASTGC_INLINE Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
     FASTGC_INLINE Vec load_n(const float* p, Index n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
     FASTGC_INLINE void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+    FASTGC_INLINE void stream(float* p, Vec a) { _mm512_stream_ps(p, a.v); }
     FASTGC_INLINE void store_n(float* p, Vec a, Index n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(float x) { return {_mm512_set1_ps(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -34,6 +43,7 @@ struct Vec<double> {
     FASTGC_INLINE Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
     FASTGC_INLINE Vec load_n(const double* p, Index n) { return {_mm512_maskz_loadu_pd(first(n), p)}; }
     FASTGC_INLINE void store(double* p, Vec a) { _mm512_storeu_pd(p, a.v); }
+    FASTGC_INLINE void stream(double* p, Vec a) { _mm512_stream_pd(p, a.v); }
     FASTGC_INLINE void store_n(double* p, Vec a, Index n) { _mm512_mask_storeu_pd(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(double x) { return {_mm512_set1_pd(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
@@ -44,7 +54,7 @@ struct Vec<double> {
 #elif FASTGC_TARGET_ID == FASTGC_AVX2_ID
 
 constexpr bool kFused = true;
-constexpr int kAccumulators = 8;  // of 16 registers: the rest hold inputs and a coefficient
+constexpr int kRegisters = 16;
 
 template <>
 struct Vec<float> {
@@ -56,6 +66,7 @@ struct Vec<float> {
     FASTGC_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
     FASTGC_INLINE Vec load_n(const float* p, Index n) { return {_mm256_maskload_ps(p, first(n))}; }
     FASTGC_INLINE void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+    FASTGC_INLINE void stream(float* p, Vec a) { _mm256_stream_ps(p, a.v); }
     FASTGC_INLINE void store_n(float* p, Vec a, Index n) { _mm256_maskstore_ps(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(float x) { return {_mm256_set1_ps(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -73,6 +84,7 @@ struct Vec<double> {
     FASTGC_INLINE Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
     FASTGC_INLINE Vec load_n(const double* p, Index n) { return {_mm256_maskload_pd(p, first(n))}; }
     FASTGC_INLINE void store(double* p, Vec a) { _mm256_storeu_pd(p, a.v); }
+    FASTGC_INLINE void stream(double* p, Vec a) { _mm256_stream_pd(p, a.v); }
     FASTGC_INLINE void store_n(double* p, Vec a, Index n) { _mm256_maskstore_pd(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(double x) { return {_mm256_set1_pd(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
@@ -83,7 +95,7 @@ struct Vec<double> {
 #elif FASTGC_TARGET_ID == FASTGC_NEON_ID
 
 constexpr bool kFused = true;
-constexpr int kAccumulators = 16;  // of 32 registers
+constexpr int kRegisters = 32;
 
 template <>
 struct Vec<float> {
@@ -96,6 +108,7 @@ struct Vec<float> {
         return load(all);
     }
     FASTGC_INLINE void store(float* p, Vec a) { vst1q_f32(p, a.v); }
+    FASTGC_INLINE void stream(float* p, Vec a) { store(p, a); }
     FASTGC_INLINE void store_n(float* p, Vec a, Index n) {
         float all[lanes];
         store(all, a);
@@ -114,6 +127,7 @@ struct Vec<double> {
     FASTGC_INLINE Vec load(const double* p) { return {vld1q_f64(p)}; }
     FASTGC_INLINE Vec load_n(const double* p, Index) { return {vsetq_lane_f64(*p, vdupq_n_f64(0), 0)}; }
     FASTGC_INLINE void store(double* p, Vec a) { vst1q_f64(p, a.v); }
+    FASTGC_INLINE void stream(double* p, Vec a) { store(p, a); }
     FASTGC_INLINE void store_n(double* p, Vec a, Index) { *p = vgetq_lane_f64(a.v, 0); }
     FASTGC_INLINE Vec set1(double x) { return {vdupq_n_f64(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {vaddq_f64(a.v, b.v)}; }
@@ -128,7 +142,7 @@ constexpr bool kFused = true;
 # else
 constexpr bool kFused = false;  // contraction is off, so a * b + c rounds twice, always
 # endif
-constexpr int kAccumulators = 8;  // of 16 registers on x86-64
+constexpr int kRegisters = 16;  // on x86-64
 
 template <class T>
 struct Vec {
@@ -146,6 +160,7 @@ struct Vec {
         return a;
     }
     FASTGC_INLINE void store(T* p, Vec a) { __builtin_memcpy(p, &a.v, 16); }
+    FASTGC_INLINE void stream(T* p, Vec a) { store(p, a); }
     FASTGC_INLINE void store_n(T* p, Vec a, Index n) {
         for (Index i = 0; i < n; ++i) p[i] = a.v[i];
     }

@@ -22,17 +22,28 @@ const Kernels& chosen(const Options& options) {
 // level cache meanwhile (chunks of 16 and 128 KiB: 23 and 26 GB/s).
 constexpr Index kStreams = 8;
 constexpr Index kResting = 128 * 1024;
-// More rows are several blocks that take turns on a panel of inputs in the first-level cache, and memory is asked for
-// 2 KiB ahead (P = Q = 32: 42 and 63 GFLOP/s without and with). Beyond 32 inputs a copy of the panel in few pages is
-// faster than the rows themselves in many (P = Q = 64: 64 and 77 GFLOP/s), below it is slower (16: 53 and 44). Copied
-// rows are a line longer than a power of two, lest they share the sets of the cache.
+constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
+// More rows are several blocks that take turns on a panel of up to 32 inputs in the first-level cache, and memory is
+// asked for 2 KiB ahead (P = Q = 32: 42 and 63 GFLOP/s without and with). Copies of the panel, in few pages and
+// sets of the cache, cost more than they give (P = 16, Q = 64, in cache: 55 and 65 GFLOP/s with and without), but for
+// many rows from memory (P = Q = 64: 72 and 66) and for rows a multiple of the page apart, which would displace each
+// other. Copied rows are a line longer than a power of two for the same reason.
 constexpr Index kPanel = 24 * 1024;
-constexpr Index kPanelInputs = 64;
-constexpr Index kOpenPages = 32;
+constexpr Index kPanelInputs = 32;
+constexpr Index kCopyRows = 48;
 constexpr Index kAhead = 2 * 1024;
 // Results larger than the last-level cache pass it, where one pass over up to 6 rows makes whole lines (1 x 1: 21 to 30
 // GB/s, 4 x 4: 23 to 30); smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
 constexpr double kLastCache = 32 * 1024 * 1024;
+
+// Whether more rows start at one offset in a page than a set of the first-level cache has ways.
+template <class T>
+bool share_sets(const Group<T>& group) {
+    const auto offset = [&](Index q) { return reinterpret_cast<std::uintptr_t>(group.inputs[q]) % 4096 / 64; };
+    Index same = 0;
+    for (Index q = 0; q < group.count; ++q) same += offset(q) == offset(0);
+    return same > 8;
+}
 
 // Segments under construction, with everything they point to. What a small call needs fits into the first bytes of an
 // arena on the stack: an allocation costs as much as computing 500 elements.
@@ -69,18 +80,21 @@ class Plan {
         const Kernels& kernels = chosen(options);
         // Pointers into groups_ are set now that it no longer grows.
         Index total = 0, levels = 0, rows = 0, inputs = 0;
-        double bytes = 0, written = 0;
+        double bytes = 0, moved = 0, written = 0;
+        bool collide = false;
         const Group<T>* group = groups_.data();
         for (Segment<T>& segment : segments_) {
             segment.groups = group;
             Index read = 0;
-            for (Index g = 0; g < segment.group_count; ++g) {
+            for (Index g = 0; g < segment.group_count; ++g, ++group) {
                 inputs = std::max(inputs, group->count);
-                read += (group++)->count;
+                read += group->count;
+                collide = collide || share_sets(*group);
             }
             // Beyond P = 8 arithmetic outweighs memory; the factor makes a byte moved cost as much as 4 products.
             const double columns = static_cast<double>(segment.length) * sizeof(T);
             bytes += columns * static_cast<double>(std::max(read + segment.rows, read * segment.rows / 4));
+            moved += columns * static_cast<double>(read + segment.rows);
             written += columns * static_cast<double>(segment.rows);
             total += segment.length;
             levels = std::max(levels, tree_levels(segment.group_count));
@@ -98,7 +112,9 @@ class Plan {
             shape.pass = kPanelInputs;
             shape.ahead = kAhead / static_cast<Index>(sizeof(T));
             shape.columns = fit(kPanel, std::min(inputs, kPanelInputs));
-            copies = inputs > kOpenPages ? std::min(inputs, kPanelInputs) : 0;
+            if (collide || (rows >= kCopyRows && moved > kLastCache)) copies = std::min(inputs, kPanelInputs);
+        } else if (levels == 0 && moved <= kOwnCache) {
+            shape.pass = inputs;
         } else if (inputs > kStreams || levels > 0) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {

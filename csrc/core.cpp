@@ -37,8 +37,8 @@ constexpr Index kAhead = 2 * 1024;
 constexpr double kLastCache = 32 * 1024 * 1024;
 
 // Whether more rows start at one offset in a page than a set of the first-level cache has ways.
-template <class T>
-bool share_sets(const Group<T>& group) {
+template <class In>
+bool share_sets(const Group<In>& group) {
     const auto offset = [&](Index q) { return reinterpret_cast<std::uintptr_t>(group.inputs[q]) % 4096 / 64; };
     Index same = 0;
     for (Index q = 0; q < group.count; ++q) same += offset(q) == offset(0);
@@ -47,8 +47,10 @@ bool share_sets(const Group<T>& group) {
 
 // Segments under construction, with everything they point to. What a small call needs fits into the first bytes of an
 // arena on the stack: an allocation costs as much as computing 500 elements.
-template <class T>
+template <class In, class Out>
 class Plan {
+    using T = Compute<In>;
+
   public:
     template <class U>
     U* take(Index count) {
@@ -56,14 +58,14 @@ class Plan {
     }
 
     // The segment's outputs, `rows` of them from `outputs`, which must outlive the plan.
-    void add_segment(Index length, Index rows, T* const* outputs, bool accumulate) {
+    void add_segment(Index length, Index rows, Out* const* outputs, bool accumulate) {
         segments_.push_back({length, rows, outputs, nullptr, 0, accumulate});
     }
 
     // A group of the last segment, on `count` inputs, which must outlive the plan; its matrix as a function (p, q).
     template <class Coefficient>
-    void add_group(const T* const* inputs, Index count, const Coefficient& coefficient) {
-        Segment<T>& segment = segments_.back();
+    void add_group(const In* const* inputs, Index count, const Coefficient& coefficient) {
+        Segment<In, Out>& segment = segments_.back();
         T* packed = take<T>(segment.rows * count);
         const Index step = block_rows(segment.rows);
         for (Index first = 0; first < segment.rows; first += step) {
@@ -82,8 +84,8 @@ class Plan {
         Index total = 0, levels = 0, rows = 0, inputs = 0;
         double bytes = 0, moved = 0, written = 0;
         bool collide = false;
-        const Group<T>* group = groups_.data();
-        for (Segment<T>& segment : segments_) {
+        const Group<In>* group = groups_.data();
+        for (Segment<In, Out>& segment : segments_) {
             segment.groups = group;
             Index read = 0;
             for (Index g = 0; g < segment.group_count; ++g, ++group) {
@@ -91,36 +93,39 @@ class Plan {
                 read += group->count;
                 collide = collide || share_sets(*group);
             }
+            const double columns = static_cast<double>(segment.length);
+            const double both = columns * static_cast<double>(read * sizeof(In) + segment.rows * sizeof(Out));
             // Beyond P = 8 arithmetic outweighs memory; the factor makes a byte moved cost as much as 4 products.
-            const double columns = static_cast<double>(segment.length) * sizeof(T);
-            bytes += columns * static_cast<double>(std::max(read + segment.rows, read * segment.rows / 4));
-            moved += columns * static_cast<double>(read + segment.rows);
-            written += columns * static_cast<double>(segment.rows);
+            bytes += std::max(both, columns * static_cast<double>(read * segment.rows * sizeof(T) / 4));
+            moved += both;
+            written += columns * static_cast<double>(segment.rows * sizeof(Out));
             total += segment.length;
             levels = std::max(levels, tree_levels(segment.group_count));
             rows = std::max(rows, segment.rows);
         }
         const int threads = thread_count(bytes, options.grain, options.threads);
 
-        Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr};
+        Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr};
         const auto fit = [&](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
+        const Index results = in_place<In, Out> ? 0 : rows;
         Index copies = 0;
         if (rows > kMaxBlockRows) {
             shape.pass = kPanelInputs;
-            shape.ahead = kAhead / static_cast<Index>(sizeof(T));
+            shape.ahead = kAhead / static_cast<Index>(sizeof(In));
             shape.columns = fit(kPanel, std::min(inputs, kPanelInputs));
-            if (collide || (rows >= kCopyRows && moved > kLastCache)) copies = std::min(inputs, kPanelInputs);
-        } else if (levels == 0 && moved <= kOwnCache) {
-            shape.pass = inputs;
-        } else if (inputs > kStreams || levels > 0) {
+            if (collide || sizeof(In) < sizeof(T) || (rows >= kCopyRows && moved > kLastCache))
+                copies = std::min(inputs, kPanelInputs);
+        } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
-            shape.past_caches = written > kLastCache;
+            shape.pass = inputs;
+            if (levels > 0 || results > 0) shape.columns = fit(levels > 0 ? kResting : kPanel, rows * (1 + levels));
+            shape.past_caches = levels == 0 && results == 0 && written > kLastCache;
         }
-        const Index buffers = copies + levels * rows;
+        const Index buffers = copies + results + levels * rows;
         const Index stride = shape.columns + 64 / static_cast<Index>(sizeof(T));  // see kPanel
         T* values = buffers > 0 ? take<T>(buffers * threads * stride) : nullptr;
         T** starts = buffers > 0 ? take<T*>(buffers * threads) : nullptr;
@@ -132,24 +137,26 @@ class Plan {
             Scratch<T> scratch = shape;
             T* const* own = starts + buffers * t;
             if (copies > 0) scratch.inputs = own;
-            scratch.sums = own + copies;
+            if (results > 0) scratch.outputs = own + copies;
+            scratch.sums = own + copies + results;
             const Index from = std::min(share * t, total);
             const Index to = t + 1 == threads ? total : std::min(share * (t + 1), total);
             Index start = 0;
-            for (const Segment<T>& segment : segments_) {
+            for (const Segment<In, Out>& segment : segments_) {
                 const Index begin = std::max(from - start, Index{0});
                 const Index end = std::min(to - start, segment.length);
-                if (begin < end) fastgc::run(kernels, segment, scratch, begin, end);
+                if (begin < end)
+                    static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segment, scratch, begin, end);
                 start += segment.length;
             }
         });
     }
 
   private:
-    alignas(64) std::byte first_[4096];
+    alignas(64) std::byte first_[8192];
     std::pmr::monotonic_buffer_resource arena_{first_, sizeof first_};
-    std::pmr::vector<Segment<T>> segments_{&arena_};
-    std::pmr::vector<Group<T>> groups_{&arena_};
+    std::pmr::vector<Segment<In, Out>> segments_{&arena_};
+    std::pmr::vector<Group<In>> groups_{&arena_};
 };
 
 // Blocks of a gradient of `length` cut into m: the first `remainder` columns have one block more than the rest.
@@ -160,24 +167,24 @@ struct Blocks {
 
 }  // namespace
 
-template <class T>
-void lincomb(const double* coefficients, Index P, Index Q, const T* const* inputs, T* const* outputs, Index length,
+template <class In, class Out>
+void lincomb(const double* coefficients, Index P, Index Q, const In* const* inputs, Out* const* outputs, Index length,
              bool accumulate, const Options& options) {
-    Plan<T> plan;
+    Plan<In, Out> plan;
     plan.add_segment(length, P, outputs, accumulate);
     plan.add_group(inputs, Q, [=](Index p, Index q) { return coefficients[p * Q + q]; });
     plan.run(options);
 }
 
-template <class T>
-void encode(const double* coefficients, Index d, Index m, const T* const* gradients, Index length, T* out,
+template <class In, class Out>
+void encode(const double* coefficients, Index d, Index m, const In* const* gradients, Index length, Out* out,
             bool accumulate, const Options& options) {
     const Blocks blocks(length, m);
-    Plan<T> plan;
-    T* outputs[2] = {out, out + blocks.remainder};
-    const auto segment = [&](Index begin, Index end, Index present, T* const* output) {
+    Plan<In, Out> plan;
+    Out* outputs[2] = {out, out + blocks.remainder};
+    const auto segment = [&](Index begin, Index end, Index present, Out* const* output) {
         if (begin == end) return;
-        auto inputs = plan.template take<const T*>(d * present);
+        auto inputs = plan.template take<const In*>(d * present);
         for (Index j = 0; j < d; ++j)
             for (Index u = 0; u < present; ++u) inputs[j * present + u] = gradients[j] + u * blocks.length + begin;
         plan.add_segment(end - begin, 1, output, accumulate);
@@ -189,18 +196,18 @@ void encode(const double* coefficients, Index d, Index m, const T* const* gradie
     plan.run(options);
 }
 
-template <class T>
-void decode(const Received<T>* groups, Index group_count, Index m, Index length, T* out, const Options& options) {
+template <class In, class Out>
+void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options) {
     const Blocks blocks(length, m);
-    Plan<T> plan;
+    Plan<In, Out> plan;
     const auto segment = [&](Index begin, Index end, Index present) {
         if (begin == end) return;
-        T** rows = plan.template take<T*>(present);
+        Out** rows = plan.template take<Out*>(present);
         for (Index u = 0; u < present; ++u) rows[u] = out + u * blocks.length + begin;
         plan.add_segment(end - begin, present, rows, false);
         for (Index g = 0; g < group_count; ++g) {
-            const Received<T>& group = groups[g];
-            auto inputs = plan.template take<const T*>(group.count);
+            const Received<In>& group = groups[g];
+            auto inputs = plan.template take<const In*>(group.count);
             for (Index q = 0; q < group.count; ++q) inputs[q] = group.messages[q] + begin;
             plan.add_group(inputs, group.count, [&](Index u, Index q) { return group.weights[u * group.count + q]; });
         }
@@ -227,11 +234,18 @@ void decoding_weights(const double* generator, Index k, const std::int64_t* patt
     });
 }
 
-template void lincomb(const double*, Index, Index, const float* const*, float* const*, Index, bool, const Options&);
-template void lincomb(const double*, Index, Index, const double* const*, double* const*, Index, bool, const Options&);
-template void encode(const double*, Index, Index, const float* const*, Index, float*, bool, const Options&);
-template void encode(const double*, Index, Index, const double* const*, Index, double*, bool, const Options&);
-template void decode(const Received<float>*, Index, Index, Index, float*, const Options&);
-template void decode(const Received<double>*, Index, Index, Index, double*, const Options&);
+#define FASTGC_FOR(In, Out)                                                                                         \
+    template void lincomb(const double*, Index, Index, const In* const*, Out* const*, Index, bool, const Options&); \
+    template void encode(const double*, Index, Index, const In* const*, Index, Out*, bool, const Options&);         \
+    template void decode(const Received<In>*, Index, Index, Index, Out*, const Options&);
+FASTGC_FOR(float, float)
+FASTGC_FOR(float, Float16)
+FASTGC_FOR(float, BFloat16)
+FASTGC_FOR(double, double)
+FASTGC_FOR(Float16, Float16)
+FASTGC_FOR(Float16, float)
+FASTGC_FOR(BFloat16, BFloat16)
+FASTGC_FOR(BFloat16, float)
+#undef FASTGC_FOR
 
 }  // namespace fastgc

@@ -13,6 +13,26 @@ namespace fastgc {
 
 using Index = std::ptrdiff_t;
 
+// Element types that exist in memory only: IEEE binary16 and the upper half of a binary32, by their bits.
+struct Float16 {
+    std::uint16_t bits;
+};
+struct BFloat16 {
+    std::uint16_t bits;
+};
+
+// What an element type computes in.
+template <class T>
+struct ComputeOf {
+    using type = float;
+};
+template <>
+struct ComputeOf<double> {
+    using type = double;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
 // Output rows that one register block computes together; coefficients are packed in blocks of at most this many.
 constexpr Index kMaxBlockRows = 8;
 
@@ -25,37 +45,44 @@ inline Index block_rows(Index rows) {
     return (rows + blocks - 1) / blocks;
 }
 
+// Whether results are made where they go, and not in rows of the type computed in first.
+template <class In, class Out>
+constexpr bool in_place = sizeof(Compute<In>) == sizeof(Out);
+
 // One small matrix and the rows it is applied to. Coefficients are packed: blocks of block_rows(P) rows one after
 // the other (the last may have fewer), and within a block of R rows entry (r, q) at [q * R + r].
-template <class T>
+template <class In>
 struct Group {
-    const T* coefficients;
-    const T* const* inputs;
+    const Compute<In>* coefficients;
+    const In* const* inputs;
     Index count;  // Q, the number of inputs, at least 1
 };
 
 // A stretch of columns over which the rows that exist do not change. Its result is the sum of the groups' results
 // by the binary tree [lo, hi) = [lo, mid) + [mid, hi), mid = (lo + hi) / 2; with one group there is nothing to add.
 // Rows made of pieces (blocks of a gradient, later tensors of a model) become one segment per set of pieces.
-template <class T>
+// All arithmetic is in Compute<In>; a result is rounded to Out once, at the end.
+template <class In, class Out>
 struct Segment {
     Index length;
     Index rows;  // P, at least 1
-    T* const* outputs;
-    const Group<T>* groups;
+    Out* const* outputs;
+    const Group<In>* groups;
     Index group_count;
     bool accumulate;  // only with one group: the chain of every element starts from what the output holds
 };
 
-// How a call is cut into pieces that stay in cache, and the rows it keeps there, with room for `columns` elements each.
+// How a call is cut into pieces that stay in cache, and the rows it keeps there, with room for `columns` elements each,
+// of the type computed in.
 template <class T>
 struct Scratch {
-    Index columns;     // work is done in chunks of so many
-    Index pass;        // inputs that are read together; between passes the chains rest in the outputs
-    Index ahead;       // columns that memory is asked for ahead of their use; 0: left to the processor
-    bool past_caches;  // results are stored past the caches where a tile makes whole lines
-    T* const* inputs;  // `pass` rows for copies of a chunk of the inputs; null: they are read where they are
-    T* const* sums;    // tree_levels() times P rows for the tree's partial sums
+    Index columns;      // work is done in chunks of so many
+    Index pass;         // inputs that are read together; between passes the chains rest in the outputs
+    Index ahead;        // columns that memory is asked for ahead of their use; 0: left to the processor
+    bool past_caches;   // results are stored past the caches where a tile makes whole lines
+    T* const* inputs;   // `pass` rows for copies of a chunk of the inputs; null: they are read where they are
+    T* const* outputs;  // P rows for results that are of another type than the outputs; null: they are made in place
+    T* const* sums;     // tree_levels() times P rows for the tree's partial sums
 };
 
 // Buffers that the tree over `groups` needs.
@@ -65,27 +92,32 @@ inline Index tree_levels(Index groups) {
     return levels;
 }
 
+// Computes columns [begin, end) of a segment.
+template <class In, class Out>
+struct Lincomb {
+    void (*run)(const Segment<In, Out>&, const Scratch<Compute<In>>&, Index begin, Index end);
+};
+
+// The pairs of element types that there are.
+struct Lincombs : Lincomb<float, float>,
+                  Lincomb<float, Float16>,
+                  Lincomb<float, BFloat16>,
+                  Lincomb<double, double>,
+                  Lincomb<Float16, Float16>,
+                  Lincomb<Float16, float>,
+                  Lincomb<BFloat16, BFloat16>,
+                  Lincomb<BFloat16, float> {};
+
 // One column of the table.
 struct Kernels {
     const char* name;
     bool fused;  // multiply-add with one rounding: all such instruction sets give the same bits
-    // Computes columns [begin, end) of a segment.
-    void (*lincomb_f32)(const Segment<float>&, const Scratch<float>&, Index begin, Index end);
-    void (*lincomb_f64)(const Segment<double>&, const Scratch<double>&, Index begin, Index end);
+    Lincombs lincombs;
     // Inverts the selected k rows of the generator (row-major, k columns) into `weights`; `work` has room for
     // 2 k² + k numbers. Returns true where the result must not be trusted before the rank has been looked at.
     bool (*decoding_weights)(const double* generator, Index k, const std::int64_t* pattern, double* weights,
                              double* work);
 };
-
-inline void run(const Kernels& kernels, const Segment<float>& segment, const Scratch<float>& scratch, Index begin,
-                Index end) {
-    kernels.lincomb_f32(segment, scratch, begin, end);
-}
-inline void run(const Kernels& kernels, const Segment<double>& segment, const Scratch<double>& scratch, Index begin,
-                Index end) {
-    kernels.lincomb_f64(segment, scratch, begin, end);
-}
 
 // The columns that this machine can run, slowest first.
 const std::vector<const Kernels*>& available_kernels();

@@ -3,6 +3,7 @@
 // Element (p, x) of a product is one chain in increasing q: it starts with the rounded product c[p,0] x_0 (or, when
 // accumulating, with fma(c[p,0], x_0, out)) and goes on with fma(c[p,q], x_q, chain). Nothing else may touch the
 // value: the bits then depend neither on blocking, tails, threads nor alignment, and Q may be split into passes.
+// Chains and sums are of type Compute<In>; what goes out in another type is rounded when all is done.
 
 constexpr Index kLine = 64;  // bytes that caches and memory move together
 
@@ -28,8 +29,10 @@ enum class Reach {
 };
 
 // R rows by V vectors at column x: the inputs are read once for all R rows, the outputs written once.
-template <class T, int R, int V, Mode mode, Reach reach>
-FASTGC_INLINE void tile(Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs, Index x, Index n) {
+template <class In, int R, int V, Mode mode, Reach reach>
+FASTGC_INLINE void tile(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Compute<In>> outputs,
+                        Index x, Index n) {
+    using T = Compute<In>;
     using W = Vec<T>;
     constexpr bool partial = reach == Reach::partial;
     W sum[R][V];
@@ -42,7 +45,7 @@ FASTGC_INLINE void tile(Index count, const T* coefficients, Rows<const T> inputs
             }
     } else {
         for (int v = 0; v < V; ++v) {
-            const T* p = Rows<const T>::at(inputs, 0, x) + v * W::lanes;
+            const In* p = Rows<const In>::at(inputs, 0, x) + v * W::lanes;
             const W input = partial ? W::load_n(p, n) : W::load(p);
             for (int r = 0; r < R; ++r) sum[r][v] = W::mul(W::set1(coefficients[r]), input);
         }
@@ -51,7 +54,7 @@ FASTGC_INLINE void tile(Index count, const T* coefficients, Rows<const T> inputs
     for (; q < count; ++q) {
         W input[V];
         for (int v = 0; v < V; ++v) {
-            const T* p = Rows<const T>::at(inputs, q, x) + v * W::lanes;
+            const In* p = Rows<const In>::at(inputs, q, x) + v * W::lanes;
             input[v] = partial ? W::load_n(p, n) : W::load(p);
         }
         for (int r = 0; r < R; ++r) {
@@ -74,21 +77,20 @@ FASTGC_INLINE void tile(Index count, const T* coefficients, Rows<const T> inputs
 
 // What a block fetches into the second-level cache while it computes column x: column x + ahead of its share of the
 // inputs, and of its outputs, a line or two a tile. More at once would fill the queue that the loads need.
-template <class T>
 struct Fetch {
-    Rows<const T> inputs;
-    Rows<T> outputs;
-    Index input_count, output_count;
+    struct Streams {
+        const void* const* start;
+        Index count, size;  // of an element, in bytes
+    };
+    Streams inputs, outputs;
     Index ahead, end;
     FASTGC_INLINE void run(const Fetch& fetch, Index x, Index width) {
         x += fetch.ahead;
         if (x + width > fetch.end) return;
-        for (Index i = 0; i < width; i += kLine / static_cast<Index>(sizeof(T))) {
-            for (Index q = 0; q < fetch.input_count; ++q)
-                __builtin_prefetch(Rows<const T>::at(fetch.inputs, q, x + i), 0, 2);
-            for (Index r = 0; r < fetch.output_count; ++r)
-                __builtin_prefetch(Rows<T>::at(fetch.outputs, r, x + i), 1, 2);
-        }
+        for (const Streams& streams : {fetch.inputs, fetch.outputs})
+            for (Index i = 0; i < streams.count; ++i)
+                for (Index byte = x * streams.size; byte < (x + width) * streams.size; byte += kLine)
+                    __builtin_prefetch(static_cast<const char*>(streams.start[i]) + byte, 0, 2);
     }
 };
 
@@ -101,9 +103,10 @@ Index before_line(Rows<T> rows, Index x) {
     return static_cast<Index>(offset(0) / sizeof(T));
 }
 
-template <class T, int R, Mode mode>
-void columns(Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs, const Fetch<T>& fetch,
-             bool past_caches, Index begin, Index end) {
+template <class In, int R, Mode mode>
+void columns(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Compute<In>> outputs,
+             const Fetch& fetch, bool past_caches, Index begin, Index end) {
+    using T = Compute<In>;
     using W = Vec<T>;
     // R V sums, V inputs and a coefficient fill the registers. At most 4: beyond that a tile gains nothing where memory
     // is the limit, and short rows become all remainder. A power of two, so that it divides a strip.
@@ -112,8 +115,8 @@ void columns(Index count, const T* coefficients, Rows<const T> inputs, Rows<T> o
     constexpr Index width = V * W::lanes;
     const auto narrow = [&](Index x, Index stop) {
         for (; x + W::lanes <= stop; x += W::lanes)
-            tile<T, R, 1, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
-        if (x < stop) tile<T, R, 1, mode, Reach::partial>(count, coefficients, inputs, outputs, x, stop - x);
+            tile<In, R, 1, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
+        if (x < stop) tile<In, R, 1, mode, Reach::partial>(count, coefficients, inputs, outputs, x, stop - x);
     };
     Index x = begin;
     // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
@@ -122,87 +125,98 @@ void columns(Index count, const T* coefficients, Rows<const T> inputs, Rows<T> o
         if (head >= 0 && x + head < end) {
             narrow(x, x + head);
             for (x += head; x + width <= end; x += width)
-                tile<T, R, V, mode, Reach::past_caches>(count, coefficients, inputs, outputs, x, 0);
+                tile<In, R, V, mode, Reach::past_caches>(count, coefficients, inputs, outputs, x, 0);
         }
     }
     for (; x + width <= end; x += width) {
-        Fetch<T>::run(fetch, x, width);
-        tile<T, R, V, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
+        Fetch::run(fetch, x, width);
+        tile<In, R, V, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
     }
     narrow(x, end);
 }
 
-template <class T, Mode mode>
-void block(Index rows, Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs, const Fetch<T>& fetch,
-           bool past_caches, Index begin, Index end) {
+template <class In, Mode mode>
+void block(Index rows, Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Compute<In>> outputs,
+           const Fetch& fetch, bool past_caches, Index begin, Index end) {
     static_assert(kMaxBlockRows == 8, "one case a row count");
     switch (rows) {
         case 1:
-            return columns<T, 1, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 1, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 2:
-            return columns<T, 2, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 2, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 3:
-            return columns<T, 3, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 3, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 4:
-            return columns<T, 4, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 4, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 5:
-            return columns<T, 5, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 5, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 6:
-            return columns<T, 6, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 6, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 7:
-            return columns<T, 7, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 7, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 8:
-            return columns<T, 8, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, 8, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
     }
 }
 
-template <class T>
-void block(Mode mode, Index rows, Index count, const T* coefficients, Rows<const T> inputs, Rows<T> outputs,
-           const Fetch<T>& fetch, bool past_caches, Index begin, Index end) {
+template <class In>
+void block(Mode mode, Index rows, Index count, const Compute<In>* coefficients, Rows<const In> inputs,
+           Rows<Compute<In>> outputs, const Fetch& fetch, bool past_caches, Index begin, Index end) {
     switch (mode) {
         case Mode::store:
-            return block<T, Mode::store>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return block<In, Mode::store>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case Mode::accumulate:
-            return block<T, Mode::accumulate>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
-                                              end);
+            return block<In, Mode::accumulate>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
+                                               end);
         case Mode::add:
-            return block<T, Mode::add>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return block<In, Mode::add>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
     }
 }
 
-template <class T>
-void copy(const T* from, T* to, Index n) {
-    using W = Vec<T>;
+// Copies columns of a row, into another type where that is one of the two.
+template <class From, class To>
+void copy(const From* from, To* to, Index n) {
+    using W = Vec<Compute<From>>;
     Index x = 0;
     for (; x + W::lanes <= n; x += W::lanes) W::store(to + x, W::load(from + x));
     if (x < n) W::store_n(to + x, W::load_n(from + x, n - x), n - x);
 }
 
 // All P rows of one group's product, over a chunk of the columns that end at `last`.
-template <class T>
-void product(Mode mode, const Segment<T>& segment, const Group<T>& group, const Scratch<T>& scratch, Rows<T> outputs,
-             Index begin, Index end, Index last) {
+template <class In, class Out>
+void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group, const Scratch<Compute<In>>& scratch,
+             Rows<Compute<In>> outputs, Index begin, Index end, Index last) {
+    using T = Compute<In>;
     const Index step = block_rows(segment.rows);
     const Index passes = (group.count + scratch.pass - 1) / scratch.pass;
     const Index pass = (group.count + passes - 1) / passes;
     for (Index q = 0; q < group.count; q += pass) {
+        const Mode now = q > 0 ? Mode::accumulate : mode;
         const Index count = group.count - q < pass ? group.count - q : pass;
-        const Rows<const T> given{group.inputs + q, 0};
-        Rows<const T> inputs = given;
-        if (scratch.inputs != nullptr) {
-            for (Index i = 0; i < count; ++i) copy(Rows<const T>::at(given, i, begin), scratch.inputs[i], end - begin);
-            inputs = {scratch.inputs, begin};
-        }
+        const Rows<const In> inputs{group.inputs + q, 0};
+        if (scratch.inputs != nullptr)
+            for (Index i = 0; i < count; ++i)
+                copy(Rows<const In>::at(inputs, i, begin), scratch.inputs[i], end - begin);
+        // With fewer inputs the processor's own prefetchers keep up; fetching outputs pays for long chains only.
+        const bool fetch_inputs = scratch.ahead > 0 && count >= 16;
+        const bool fetch_outputs =
+            scratch.ahead > 0 && count >= 32 && q == 0 && in_place<In, Out> && segment.group_count == 1;
         for (Index first = 0; first < segment.rows; first += step) {
             const Index rows = first + step < segment.rows ? step : segment.rows - first;
-            // With fewer inputs the processor's own prefetchers keep up; fetching outputs pays for long chains only.
-            const Index share = scratch.ahead > 0 && count >= 16 ? count * first / segment.rows : 0;
-            const Index share_end = scratch.ahead > 0 && count >= 16 ? count * (first + rows) / segment.rows : 0;
-            const Fetch<T> fetch{given.from(share), {segment.outputs + first, 0},
-                                 share_end - share, scratch.ahead > 0 && count >= 32 && q == 0 ? rows : 0,
-                                 scratch.ahead,     last};
-            block<T>(q > 0 ? Mode::accumulate : mode, rows, count, group.coefficients + first * group.count + q * rows,
-                     inputs, outputs.from(first), fetch, scratch.past_caches, begin, end);
+            const Index share = count * first / segment.rows, share_end = count * (first + rows) / segment.rows;
+            const Fetch fetch{{reinterpret_cast<const void* const*>(inputs.start + share),
+                               fetch_inputs ? share_end - share : 0, static_cast<Index>(sizeof(In))},
+                              {reinterpret_cast<const void* const*>(segment.outputs + first), fetch_outputs ? rows : 0,
+                               static_cast<Index>(sizeof(Out))},
+                              scratch.ahead,
+                              last};
+            const T* coefficients = group.coefficients + first * group.count + q * rows;
+            if (scratch.inputs != nullptr)
+                block<T>(now, rows, count, coefficients, {scratch.inputs, begin}, outputs.from(first), fetch,
+                         scratch.past_caches, begin, end);
+            else
+                block<In>(now, rows, count, coefficients, inputs, outputs.from(first), fetch, scratch.past_caches,
+                          begin, end);
         }
     }
 }
@@ -222,28 +236,35 @@ void add(Index rows, Rows<T> outputs, T* const* terms, Index begin, Index end) {
 }
 
 // Groups [lo, hi) into `outputs`; `buffers` are the row pointers of the tree's free partial sums.
-template <class T>
-void tree(const Segment<T>& segment, const Scratch<T>& scratch, Index lo, Index hi, Rows<T> outputs, T* const* buffers,
-          Index begin, Index end, Index last) {
-    if (hi - lo == 1) return product<T>(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end, last);
+template <class In, class Out, class T>
+void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, Index hi, Rows<T> outputs,
+          T* const* buffers, Index begin, Index end, Index last) {
+    if (hi - lo == 1) return product(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end, last);
     const Index mid = (lo + hi) / 2;
     tree(segment, scratch, lo, mid, outputs, buffers, begin, end, last);
     // A product that one pass finishes is added where it is made.
     if (hi - mid == 1 && segment.groups[mid].count <= scratch.pass)
-        return product<T>(Mode::add, segment, segment.groups[mid], scratch, outputs, begin, end, last);
-    tree<T>(segment, scratch, mid, hi, {buffers, begin}, buffers + segment.rows, begin, end, last);
+        return product(Mode::add, segment, segment.groups[mid], scratch, outputs, begin, end, last);
+    tree(segment, scratch, mid, hi, Rows<T>{buffers, begin}, buffers + segment.rows, begin, end, last);
     add(segment.rows, outputs, buffers, begin, end);
 }
 
-template <class T>
-void lincomb(const Segment<T>& segment, const Scratch<T>& scratch, Index begin, Index end) {
-    const Rows<T> outputs{segment.outputs, 0};
+template <class In, class Out>
+void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Index begin, Index end) {
+    using T = Compute<In>;
     for (Index x = begin; x < end; x += scratch.columns) {
         const Index stop = x + scratch.columns < end ? x + scratch.columns : end;
+        Rows<T> outputs{scratch.outputs, x};
+        if constexpr (in_place<In, Out>)
+            outputs = {segment.outputs, 0};
+        else if (segment.accumulate)
+            for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
         if (segment.accumulate)
-            product<T>(Mode::accumulate, segment, segment.groups[0], scratch, outputs, x, stop, end);
+            product(Mode::accumulate, segment, segment.groups[0], scratch, outputs, x, stop, end);
         else
-            tree<T>(segment, scratch, 0, segment.group_count, outputs, scratch.sums, x, stop, end);
+            tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, x, stop, end);
+        if constexpr (!in_place<In, Out>)
+            for (Index r = 0; r < segment.rows; ++r) copy(scratch.outputs[r], segment.outputs[r] + x, stop - x);
     }
     if (scratch.past_caches) fence();
 }

@@ -107,9 +107,11 @@ class GradientCode:
         ----------
         worker : int
         gradients : ndarray, shape (len(assignment[worker]), length), or a sequence of 1-D arrays
-            One gradient for each partition of ``assignment[worker]``, in that order; float32 or float64.
+            One gradient for each partition of ``assignment[worker]``, in that order, in float32, float64, float16 or
+            bfloat16 (of ml_dtypes).
         out : ndarray, shape (message_length(length),), optional
-            Must not overlap the gradients.
+            Must not overlap the gradients. Of their element type; gradients in float32 may also go out as float16 or
+            bfloat16, and such gradients as float32.
 
         Returns
         -------
@@ -211,9 +213,10 @@ class GradientCode:
         length : int
             Number of elements of a gradient.
         dtype : dtype, optional
-            Of the result; the messages' by default, and the only one supported.
+            Of the result: the messages' own by default, else float32 for messages in float16 or bfloat16, and either of
+            these for messages in float32.
         out : ndarray, shape (length,), optional
-            Must not overlap the messages.
+            Must not overlap the messages. Of the type `dtype`, or of one that it could be.
 
         Returns
         -------
@@ -230,9 +233,17 @@ class GradientCode:
         expected = self.message_length(length)
         present = sorted(_checks.members("messages", messages, self.workers))
         keys = self._keys(present)
-        element_type = None if dtype is None else _checks.element_type("dtype", dtype)
+        element_type = None
         for worker in present:
             element_type = _checks.message(f"messages[{worker}]", messages[worker], expected, element_type)
+        if dtype is not None and element_type is not None:
+            result_type = _checks.element_type("dtype", dtype)
+            if not _checks.converts(element_type, result_type):
+                raise TypeError(f"dtype must be {element_type} or a type that it converts to, not {result_type}")
+            if out is None:
+                out = np.empty(length, result_type)
+            elif getattr(out, "dtype", None) != result_type:
+                raise TypeError(f"out must have element type {result_type}, not {getattr(out, 'dtype', type(out))}")
         weights = [self.patterns.weights(key) for key in keys]
         grouped: list[list[npt.NDArray[Any]]] = [[] for _ in self.groups]
         for worker in present:

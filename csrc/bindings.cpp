@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -41,8 +42,14 @@ Element element_of(const py::array& array, const std::string& name) {
         if (type.num() == py::dtype::num_of<float>()) return Element::f32;
         if (type.num() == py::dtype::num_of<double>()) return Element::f64;
         if (type.num() == half) return Element::f16;
-        // A type that ml_dtypes registers with NumPy; it is known by its name, so that nothing need be imported.
-        if (type.num() > half && type.itemsize() == 2 && text(type.attr("name")) == "bfloat16") return Element::bf16;
+        // A type that ml_dtypes registers with NumPy. It is known by its name, so that nothing need be imported, and
+        // from then on by its number, because asking for a name takes microseconds.
+        static std::atomic<int> bfloat16{-1};
+        if (type.num() == bfloat16.load(std::memory_order_relaxed)) return Element::bf16;
+        if (type.num() > half && type.itemsize() == 2 && text(type.attr("name")) == "bfloat16") {
+            bfloat16.store(type.num(), std::memory_order_relaxed);
+            return Element::bf16;
+        }
     }
     type_error(name + ": expected dtype float32, float64, float16 or bfloat16 in native byte order, got " + text(type));
 }

@@ -110,7 +110,6 @@ class Plan {
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
-        const Index results = in_place<In, Out> ? 0 : rows;
         Index copies = 0;
         if (rows > kMaxBlockRows) {
             shape.pass = kPanelInputs;
@@ -122,9 +121,10 @@ class Plan {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
             shape.pass = inputs;
-            if (levels > 0 || results > 0) shape.columns = fit(levels > 0 ? kResting : kPanel, rows * (1 + levels));
-            shape.past_caches = levels == 0 && results == 0 && written > kLastCache;
+            if (levels > 0) shape.columns = fit(kResting, rows * (1 + levels));
+            shape.past_caches = levels == 0 && written > kLastCache;
         }
+        const Index results = in_place<In, Out> || (inputs <= shape.pass && levels == 0) ? 0 : rows;
         const Index buffers = copies + results + levels * rows;
         const Index stride = shape.columns + 64 / static_cast<Index>(sizeof(T));  // see kPanel
         T* values = buffers > 0 ? take<T>(buffers * threads * stride) : nullptr;

@@ -45,7 +45,7 @@ inline Index block_rows(Index rows) {
     return (rows + blocks - 1) / blocks;
 }
 
-// Whether results are made where they go, and not in rows of the type computed in first.
+// Whether outputs can hold what is computed between passes and groups; else it is kept in rows of the type computed in.
 template <class In, class Out>
 constexpr bool in_place = sizeof(Compute<In>) == sizeof(Out);
 
@@ -81,7 +81,7 @@ struct Scratch {
     Index ahead;        // columns that memory is asked for ahead of their use; 0: left to the processor
     bool past_caches;   // results are stored past the caches where a tile makes whole lines
     T* const* inputs;   // `pass` rows for copies of a chunk of the inputs; null: they are read where they are
-    T* const* outputs;  // P rows for results that are of another type than the outputs; null: they are made in place
+    T* const* outputs;  // P rows for chains at rest that the outputs cannot hold; null: results are made in place
     T* const* sums;     // tree_levels() times P rows for the tree's partial sums
 };
 

@@ -29,18 +29,17 @@ enum class Reach {
 };
 
 // R rows by V vectors at column x: the inputs are read once for all R rows, the outputs written once.
-template <class In, int R, int V, Mode mode, Reach reach>
-FASTGC_INLINE void tile(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Compute<In>> outputs,
-                        Index x, Index n) {
-    using T = Compute<In>;
-    using W = Vec<T>;
+template <class In, class Out, int R, int V, Mode mode, Reach reach>
+FASTGC_INLINE void tile(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Out> outputs, Index x,
+                        Index n) {
+    using W = Vec<Compute<In>>;
     constexpr bool partial = reach == Reach::partial;
     W sum[R][V];
     Index q = 0;
     if constexpr (mode == Mode::accumulate) {
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) {
-                const T* p = Rows<T>::at(outputs, r, x) + v * W::lanes;
+                const Out* p = Rows<Out>::at(outputs, r, x) + v * W::lanes;
                 sum[r][v] = partial ? W::load_n(p, n) : W::load(p);
             }
     } else {
@@ -64,7 +63,7 @@ FASTGC_INLINE void tile(Index count, const Compute<In>* coefficients, Rows<const
     }
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) {
-            T* p = Rows<T>::at(outputs, r, x) + v * W::lanes;
+            Out* p = Rows<Out>::at(outputs, r, x) + v * W::lanes;
             if constexpr (mode == Mode::add) sum[r][v] = W::add(partial ? W::load_n(p, n) : W::load(p), sum[r][v]);
             if constexpr (reach == Reach::past_caches)
                 W::stream(p, sum[r][v]);
@@ -103,11 +102,10 @@ Index before_line(Rows<T> rows, Index x) {
     return static_cast<Index>(offset(0) / sizeof(T));
 }
 
-template <class In, int R, Mode mode>
-void columns(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Compute<In>> outputs,
-             const Fetch& fetch, bool past_caches, Index begin, Index end) {
-    using T = Compute<In>;
-    using W = Vec<T>;
+template <class In, class Out, int R, Mode mode>
+void columns(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Out> outputs, const Fetch& fetch,
+             bool past_caches, Index begin, Index end) {
+    using W = Vec<Compute<In>>;
     // R V sums, V inputs and a coefficient fill the registers. At most 4: beyond that a tile gains nothing where memory
     // is the limit, and short rows become all remainder. A power of two, so that it divides a strip.
     constexpr int fit = (kRegisters - 1) / (R + 1);
@@ -115,61 +113,65 @@ void columns(Index count, const Compute<In>* coefficients, Rows<const In> inputs
     constexpr Index width = V * W::lanes;
     const auto narrow = [&](Index x, Index stop) {
         for (; x + W::lanes <= stop; x += W::lanes)
-            tile<In, R, 1, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
-        if (x < stop) tile<In, R, 1, mode, Reach::partial>(count, coefficients, inputs, outputs, x, stop - x);
+            tile<In, Out, R, 1, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
+        if (x < stop) tile<In, Out, R, 1, mode, Reach::partial>(count, coefficients, inputs, outputs, x, stop - x);
     };
     Index x = begin;
-    // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
-    if constexpr (mode == Mode::store && width * sizeof(T) % kLine == 0) {
-        const Index head = past_caches ? before_line<T, R>(outputs, x) : -1;
+    // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once (8
+    // rows of half lines: 6 GB/s instead of 24).
+    if constexpr (mode == Mode::store && width * sizeof(Out) % kLine == 0) {
+        const Index head = past_caches ? before_line<Out, R>(outputs, x) : -1;
         if (head >= 0 && x + head < end) {
             narrow(x, x + head);
             for (x += head; x + width <= end; x += width)
-                tile<In, R, V, mode, Reach::past_caches>(count, coefficients, inputs, outputs, x, 0);
+                tile<In, Out, R, V, mode, Reach::past_caches>(count, coefficients, inputs, outputs, x, 0);
         }
     }
     for (; x + width <= end; x += width) {
         Fetch::run(fetch, x, width);
-        tile<In, R, V, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
+        tile<In, Out, R, V, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
     }
     narrow(x, end);
 }
 
-template <class In, Mode mode>
-void block(Index rows, Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Compute<In>> outputs,
+template <class In, class Out, Mode mode>
+void block(Index rows, Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Out> outputs,
            const Fetch& fetch, bool past_caches, Index begin, Index end) {
     static_assert(kMaxBlockRows == 8, "one case a row count");
     switch (rows) {
         case 1:
-            return columns<In, 1, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 1, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 2:
-            return columns<In, 2, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 2, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 3:
-            return columns<In, 3, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 3, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 4:
-            return columns<In, 4, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 4, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 5:
-            return columns<In, 5, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 5, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 6:
-            return columns<In, 6, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 6, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 7:
-            return columns<In, 7, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 7, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
         case 8:
-            return columns<In, 8, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return columns<In, Out, 8, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
     }
 }
 
-template <class In>
+template <class In, class Out>
 void block(Mode mode, Index rows, Index count, const Compute<In>* coefficients, Rows<const In> inputs,
-           Rows<Compute<In>> outputs, const Fetch& fetch, bool past_caches, Index begin, Index end) {
+           Rows<Out> outputs, const Fetch& fetch, bool past_caches, Index begin, Index end) {
     switch (mode) {
         case Mode::store:
-            return block<In, Mode::store>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
-        case Mode::accumulate:
-            return block<In, Mode::accumulate>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
+            return block<In, Out, Mode::store>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
                                                end);
+        case Mode::accumulate:
+            return block<In, Out, Mode::accumulate>(rows, count, coefficients, inputs, outputs, fetch, past_caches,
+                                                    begin, end);
         case Mode::add:
-            return block<In, Mode::add>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            if constexpr (in_place<In, Out>)
+                return block<In, Out, Mode::add>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
+                                                 end);
     }
 }
 
@@ -183,9 +185,9 @@ void copy(const From* from, To* to, Index n) {
 }
 
 // All P rows of one group's product, over a chunk of the columns that end at `last`.
-template <class In, class Out>
+template <class In, class Out, class To>
 void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group, const Scratch<Compute<In>>& scratch,
-             Rows<Compute<In>> outputs, Index begin, Index end, Index last) {
+             Rows<To> outputs, Index begin, Index end, Index last) {
     using T = Compute<In>;
     const Index step = block_rows(segment.rows);
     const Index passes = (group.count + scratch.pass - 1) / scratch.pass;
@@ -200,7 +202,7 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
         // With fewer inputs the processor's own prefetchers keep up; fetching outputs pays for long chains only.
         const bool fetch_inputs = scratch.ahead > 0 && count >= 16;
         const bool fetch_outputs =
-            scratch.ahead > 0 && count >= 32 && q == 0 && in_place<In, Out> && segment.group_count == 1;
+            scratch.ahead > 0 && count >= 32 && q == 0 && scratch.outputs == nullptr && segment.group_count == 1;
         for (Index first = 0; first < segment.rows; first += step) {
             const Index rows = first + step < segment.rows ? step : segment.rows - first;
             const Index share = count * first / segment.rows, share_end = count * (first + rows) / segment.rows;
@@ -212,11 +214,11 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
                               last};
             const T* coefficients = group.coefficients + first * group.count + q * rows;
             if (scratch.inputs != nullptr)
-                block<T>(now, rows, count, coefficients, {scratch.inputs, begin}, outputs.from(first), fetch,
-                         scratch.past_caches, begin, end);
+                block<T, To>(now, rows, count, coefficients, Rows<const T>{scratch.inputs, begin}, outputs.from(first),
+                             fetch, scratch.past_caches, begin, end);
             else
-                block<In>(now, rows, count, coefficients, inputs, outputs.from(first), fetch, scratch.past_caches,
-                          begin, end);
+                block<In, To>(now, rows, count, coefficients, inputs, outputs.from(first), fetch, scratch.past_caches,
+                              begin, end);
         }
     }
 }
@@ -249,22 +251,29 @@ void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, 
     add(segment.rows, outputs, buffers, begin, end);
 }
 
+// The chunk [begin, end) into `outputs`.
+template <class In, class Out, class To>
+void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Rows<To> outputs, Index begin,
+           Index end, Index last) {
+    if (segment.group_count == 1)
+        return product(segment.accumulate ? Mode::accumulate : Mode::store, segment, segment.groups[0], scratch,
+                       outputs, begin, end, last);
+    if constexpr (in_place<In, To>)
+        tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, begin, end, last);
+}
+
 template <class In, class Out>
 void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Index begin, Index end) {
-    using T = Compute<In>;
     for (Index x = begin; x < end; x += scratch.columns) {
         const Index stop = x + scratch.columns < end ? x + scratch.columns : end;
-        Rows<T> outputs{scratch.outputs, x};
-        if constexpr (in_place<In, Out>)
-            outputs = {segment.outputs, 0};
-        else if (segment.accumulate)
-            for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
-        if (segment.accumulate)
-            product(Mode::accumulate, segment, segment.groups[0], scratch, outputs, x, stop, end);
-        else
-            tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, x, stop, end);
-        if constexpr (!in_place<In, Out>)
+        if (scratch.outputs == nullptr) {
+            chunk(segment, scratch, Rows<Out>{segment.outputs, 0}, x, stop, end);
+        } else {
+            if (segment.accumulate)
+                for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
+            chunk(segment, scratch, Rows<Compute<In>>{scratch.outputs, x}, x, stop, end);
             for (Index r = 0; r < segment.rows; ++r) copy(scratch.outputs[r], segment.outputs[r] + x, stop - x);
+        }
     }
     if (scratch.past_caches) fence();
 }

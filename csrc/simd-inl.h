@@ -58,10 +58,9 @@ struct Vec<float> {
     FASTGC_INLINE __m256i round(Vec a, const BFloat16*) {  // see round_bits()
         const __m512i bits = _mm512_castps_si512(a.v);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-        const __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-        const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
-        const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(nan, sum, quiet), 16));
+        const __mmask16 number = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
+        const __m512i up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_add_epi32(bits, number, bits, up), 16));
     }
     template <class H>
     FASTGC_INLINE Vec load(const H* p) {
@@ -74,6 +73,10 @@ struct Vec<float> {
     template <class H>
     FASTGC_INLINE void store(H* p, Vec a) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round(a, p));
+    }
+    template <class H>
+    FASTGC_INLINE void stream(H* p, Vec a) {
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(p), round(a, p));
     }
     template <class H>
     FASTGC_INLINE void store_n(H* p, Vec a, Index n) {
@@ -126,10 +129,9 @@ struct Vec<float> {
     FASTGC_INLINE __m128i round(Vec a, const BFloat16*) {  // see round_bits()
         const __m256i bits = _mm256_castps_si256(a.v);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-        const __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-        const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
         const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
-        const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(sum, quiet, nan), 16);
+        const __m256i up = _mm256_andnot_si256(nan, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
         return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
     }
     template <class H>
@@ -139,6 +141,10 @@ struct Vec<float> {
     template <class H>
     FASTGC_INLINE void store(H* p, Vec a) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), round(a, p));
+    }
+    template <class H>
+    FASTGC_INLINE void stream(H* p, Vec a) {
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p), round(a, p));
     }
     FASTGC_INLINE Vec load_n(const Float16* p, Index n) { return load_few<Vec>(p, n); }
     FASTGC_INLINE Vec load_n(const BFloat16* p, Index n) { return load_few<Vec>(p, n); }
@@ -176,7 +182,10 @@ struct Vec<float> {
     FASTGC_INLINE Vec load(const float* p) { return {vld1q_f32(p)}; }
     FASTGC_INLINE Vec load_n(const float* p, Index n) { return load_few<Vec>(p, n); }
     FASTGC_INLINE void store(float* p, Vec a) { vst1q_f32(p, a.v); }
-    FASTGC_INLINE void stream(float* p, Vec a) { store(p, a); }
+    template <class T>
+    FASTGC_INLINE void stream(T* p, Vec a) {
+        store(p, a);
+    }
     FASTGC_INLINE void store_n(float* p, Vec a, Index n) { store_few(p, a, n); }
     FASTGC_INLINE Vec set1(float x) { return {vdupq_n_f32(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
@@ -188,9 +197,8 @@ struct Vec<float> {
     FASTGC_INLINE void store(BFloat16* p, Vec a) {  // see round_bits()
         const uint32x4_t bits = vreinterpretq_u32_f32(a.v);
         const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
-        const uint32x4_t sum = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
-        const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
-        vst1_u16(&p->bits, vshrn_n_u32(vbslq_u32(vceqq_f32(a.v, a.v), sum, quiet), 16));
+        const uint32x4_t up = vandq_u32(vceqq_f32(a.v, a.v), vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+        vst1_u16(&p->bits, vshrn_n_u32(vaddq_u32(bits, up), 16));
     }
     FASTGC_INLINE Vec load_n(const Float16* p, Index n) { return load_few<Vec>(p, n); }
     FASTGC_INLINE Vec load_n(const BFloat16* p, Index n) { return load_few<Vec>(p, n); }
@@ -222,8 +230,8 @@ constexpr bool kFused = false;  // contraction is off, so a * b + c rounds twice
 # endif
 constexpr int kRegisters = 16;  // on x86-64
 
-// The bits of x rounded to nearest, ties to even, as the instructions of the other sets do it: NaN keeps its sign and
-// upper bits and becomes quiet.
+// The bits of x rounded to nearest, ties to even, as the instructions of the other sets do it. NaN keeps its sign and
+// upper bits; it is quiet already, because x comes out of a multiplication.
 FASTGC_INLINE float from_bits(std::uint32_t bits) {
     float x;
     __builtin_memcpy(&x, &bits, 4);
@@ -236,7 +244,7 @@ FASTGC_INLINE std::uint32_t bits_of(float x) {
 }
 FASTGC_INLINE std::uint32_t round_bits(float x, const BFloat16*) {
     const std::uint32_t bits = bits_of(x);
-    return (x != x ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (x != x ? bits : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 FASTGC_INLINE std::uint32_t round_bits(float x, const Float16*) {
     const std::uint32_t sign = bits_of(x) >> 16 & 0x8000, size = bits_of(x) & 0x7fffffff;
@@ -271,7 +279,10 @@ struct Vec {
         return a;
     }
     FASTGC_INLINE void store(T* p, Vec a) { __builtin_memcpy(p, &a.v, 16); }
-    FASTGC_INLINE void stream(T* p, Vec a) { store(p, a); }
+    template <class U>
+    FASTGC_INLINE void stream(U* p, Vec a) {
+        store(p, a);
+    }
     FASTGC_INLINE void store_n(T* p, Vec a, Index n) {
         for (Index i = 0; i < n; ++i) p[i] = a.v[i];
     }

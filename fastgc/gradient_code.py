@@ -239,7 +239,10 @@ class GradientCode:
         if dtype is not None and element_type is not None:
             result_type = _checks.element_type("dtype", dtype)
             if not _checks.converts(element_type, result_type):
-                raise TypeError(f"dtype must be {element_type} or a type that it converts to, not {result_type}")
+                raise TypeError(
+                    f"messages[{present[0]}] must have an element type that converts to {result_type}, "
+                    f"not {element_type}"
+                )
             if out is None:
                 out = np.empty(length, result_type)
             elif getattr(out, "dtype", None) != result_type:

@@ -48,7 +48,7 @@ std::uint16_t half_bits(double x, int digits, int smallest, int largest) {
     const double size = std::fabs(x);
     const int all = 1 << (16 - digits);  // the exponent of infinity
     if (std::isnan(x)) return static_cast<std::uint16_t>(sign | (all - 1) << (digits - 1) | 1 << (digits - 2));
-    int exponent = 0;
+    int exponent = smallest;
     if (size > 0) std::frexp(size, &exponent);
     const int unit = std::max(exponent - digits, smallest);
     const double units = std::nearbyint(std::ldexp(size, -unit));  // to even, as the environment rounds

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -43,19 +44,32 @@ std::string shape_of(const py::array& array) { return text(array.attr("shape"));
 [[noreturn]] void value_error(const std::string& message) { throw py::value_error(message); }
 [[noreturn]] void type_error(const std::string& message) { throw py::type_error(message); }
 
-enum class Element { f32, f64 };
+enum class Element { f32, f64, f16, bf16 };
 
-std::size_t size_of(Element element) { return element == Element::f32 ? 4 : 8; }
-const char* name_of(Element element) { return element == Element::f32 ? "float32" : "float64"; }
+std::size_t size_of(Element element) { return element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2; }
+const char* name_of(Element element) {
+    constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
+    return names[static_cast<int>(element)];
+}
 
 Element element_of(const py::array& array, const Name& name) {
     const py::dtype type = array.dtype();
     const char order = type.byteorder();
     if (order == '=' || order == '|') {
+        constexpr int half = 23;  // NPY_HALF
         if (type.num() == py::dtype::num_of<float>()) return Element::f32;
         if (type.num() == py::dtype::num_of<double>()) return Element::f64;
+        if (type.num() == half) return Element::f16;
+        // A type that ml_dtypes registers with NumPy. It is known by its name, so that nothing need be imported, and
+        // from then on by its number, because asking for a name takes microseconds.
+        static std::atomic<int> bfloat16{-1};
+        if (type.num() == bfloat16.load(std::memory_order_relaxed)) return Element::bf16;
+        if (type.num() > half && type.itemsize() == 2 && text(type.attr("name")) == "bfloat16") {
+            bfloat16.store(type.num(), std::memory_order_relaxed);
+            return Element::bf16;
+        }
     }
-    type_error(name + ": expected dtype float32 or float64 in native byte order, got " + text(type));
+    type_error(name + ": expected dtype float32, float64, float16 or bfloat16 in native byte order, got " + text(type));
 }
 
 enum class Access { read, write };
@@ -67,6 +81,7 @@ struct Rows {
     Index length = 0;
     std::vector<void*> data{};
     std::vector<py::object> owners{};
+    py::dtype type() const { return py::reinterpret_borrow<py::array>(owners[0]).dtype(); }
 
     Index count() const { return static_cast<Index>(data.size()); }
     std::size_t bytes() const { return static_cast<std::size_t>(length) * size_of(element); }
@@ -155,6 +170,13 @@ void require_element(const Rows& rows, Element element, const char* like) {
                    name_of(rows.element));
 }
 
+// float16 and bfloat16 may go out as float32, and float32 as either; the result is rounded once in any case.
+void require_output(const Rows& out, Element inputs, const char* like) {
+    const auto narrow = [](Element element) { return element == Element::f16 || element == Element::bf16; };
+    if ((out.element == Element::f32 && narrow(inputs)) || (inputs == Element::f32 && narrow(out.element))) return;
+    require_element(out, inputs, like);
+}
+
 void require_shape(const Rows& rows, Index count, Index length) {
     if (rows.count() != count)
         value_error(rows.name + ": expected " + std::to_string(count) + " rows, got " + std::to_string(rows.count()));
@@ -208,12 +230,13 @@ Matrix coefficients_view(py::handle object, const Name& name, Element element) {
     Matrix matrix = matrix_view(object, name);
     if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + shape_of(matrix));
     const double most =
-        element == Element::f32 ? std::numeric_limits<float>::max() : std::numeric_limits<double>::max();
+        element == Element::f64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
     const double* value = matrix.data();
     for (Index i = 0; i < matrix.size(); ++i)
         if (!(std::fabs(value[i]) <= most))
             value_error(name + "[" + std::to_string(i / matrix.shape(1)) + ", " + std::to_string(i % matrix.shape(1)) +
-                        "]: expected a number finite in " + name_of(element) + ", got " + text(py::float_(value[i])));
+                        "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +
+                        ", got " + text(py::float_(value[i])));
     return matrix;
 }
 
@@ -234,18 +257,31 @@ fastgc::Options options(py::handle threads, py::handle isa) {
     return options;
 }
 
-py::array fresh(Element element, std::vector<Index> shape) {
-    return py::array(element == Element::f32 ? py::dtype::of<float>() : py::dtype::of<double>(), std::move(shape));
-}
-
-// Calls body with a null pointer of the element's type: the one place where types at run time become templates.
+// Calls body with null pointers of the types of inputs and outputs: the one place where types at run time become
+// templates.
 template <class Body>
-void with_type(Element element, const Body& body) {
+void with_types(Element in, Element out, const Body& body) {
     py::gil_scoped_release release;
-    if (element == Element::f32)
-        body(static_cast<float*>(nullptr));
-    else
-        body(static_cast<double*>(nullptr));
+    using fastgc::BFloat16;
+    using fastgc::Float16;
+    const auto into = [&](auto* from) {
+        if (out == Element::f16)
+            body(from, static_cast<Float16*>(nullptr));
+        else if (out == Element::bf16)
+            body(from, static_cast<BFloat16*>(nullptr));
+        else
+            body(from, static_cast<float*>(nullptr));
+    };
+    if (in == Element::f64) return body(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
+    if (in == Element::f32) return into(static_cast<float*>(nullptr));
+    const auto same_or_float = [&](auto* from) {
+        if (out == Element::f32)
+            body(from, static_cast<float*>(nullptr));
+        else
+            body(from, from);
+    };
+    if (in == Element::f16) return same_or_float(static_cast<Float16*>(nullptr));
+    same_or_float(static_cast<BFloat16*>(nullptr));
 }
 
 py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, bool accumulate, py::handle threads,
@@ -258,15 +294,17 @@ py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, b
     const fastgc::Options how = options(threads, isa);
     if (out.is_none()) {
         if (accumulate) value_error("out: must be given to accumulate into");
-        out = fresh(in.element, {c.shape(0), in.length});
+        out = py::array(in.type(), std::vector<Index>{c.shape(0), in.length});
     }
     const Rows result = rows_view(out, "out", Access::write);
-    require_element(result, in.element, "inputs");
+    require_output(result, in.element, "inputs");
     require_shape(result, c.shape(0), in.length);
     Overlap(result).check(in);
-    with_type(in.element, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        fastgc::lincomb<T>(c.data(), c.shape(0), c.shape(1), in.as<T>(), result.as<T>(), in.length, accumulate, how);
+    with_types(in.element, result.element, [&](auto* from, auto* to) {
+        using In = std::remove_pointer_t<decltype(from)>;
+        using Out = std::remove_pointer_t<decltype(to)>;
+        fastgc::lincomb<In, Out>(c.data(), c.shape(0), c.shape(1), in.as<In>(), result.as<Out>(), in.length, accumulate,
+                                 how);
     });
     return out;
 }
@@ -282,15 +320,17 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
     const fastgc::Options how = options(threads, isa);
     if (out.is_none()) {
         if (accumulate) value_error("out: must be given to accumulate into");
-        out = fresh(in.element, {length});
+        out = py::array(in.type(), std::vector<Index>{length});
     }
     const Rows result = vector_rows(out, "out", Access::write);
-    require_element(result, in.element, "gradients");
+    require_output(result, in.element, "gradients");
     require_shape(result, 1, length);
     Overlap(result).check(in);
-    with_type(in.element, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        fastgc::encode<T>(c.data(), c.shape(0), c.shape(1), in.as<T>(), in.length, result.as<T>()[0], accumulate, how);
+    with_types(in.element, result.element, [&](auto* from, auto* to) {
+        using In = std::remove_pointer_t<decltype(from)>;
+        using Out = std::remove_pointer_t<decltype(to)>;
+        fastgc::encode<In, Out>(c.data(), c.shape(0), c.shape(1), in.as<In>(), in.length, result.as<Out>()[0],
+                                accumulate, how);
     });
     return out;
 }
@@ -317,19 +357,20 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
         require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].shape(0)));
     }
     const fastgc::Options how = options(threads, isa);
-    if (out.is_none()) out = fresh(rows[0].element, {total});
+    if (out.is_none()) out = py::array(rows[0].type(), std::vector<Index>{total});
     const Rows result = vector_rows(out, "out", Access::write);
-    require_element(result, rows[0].element, "messages");
+    require_output(result, rows[0].element, "messages");
     require_shape(result, 1, total);
     const Overlap overlap(result);
     for (const Rows& group : rows) overlap.check(group);
-    with_type(result.element, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        std::vector<fastgc::Received<T>> groups;
+    with_types(rows[0].element, result.element, [&](auto* from, auto* to) {
+        using In = std::remove_pointer_t<decltype(from)>;
+        using Out = std::remove_pointer_t<decltype(to)>;
+        std::vector<fastgc::Received<In>> groups;
         for (std::size_t g = 0; g < rows.size(); ++g)
-            groups.push_back({matrices[g].data(), rows[g].as<T>(), rows[g].count()});
-        fastgc::decode<T>(groups.data(), static_cast<Index>(groups.size()), matrices[0].shape(0), total,
-                          result.as<T>()[0], how);
+            groups.push_back({matrices[g].data(), rows[g].as<In>(), rows[g].count()});
+        fastgc::decode<In, Out>(groups.data(), static_cast<Index>(groups.size()), matrices[0].shape(0), total,
+                                result.as<Out>()[0], how);
     });
     return out;
 }

@@ -1,7 +1,9 @@
 #include "core.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "threads.h"
@@ -14,81 +16,148 @@ const Kernels& chosen(const Options& options) {
     return options.kernels != nullptr ? *options.kernels : default_kernels();
 }
 
-// Segments under construction, with everything they point to.
-template <class T>
+// How a call is cut, measured on Zen 3 (32 KiB + 512 KiB of cache a core, dTLB of 64 pages).
+//
+// Up to 8 rows are one block that reads inputs straight from memory. The processor follows 8 streams well and 16 badly
+// (P = 4, Q = 64: 26 and 17 GB/s), so more inputs are read in passes over a chunk whose outputs rest in the second-
+// level cache meanwhile (chunks of 16 and 128 KiB: 23 and 26 GB/s).
+constexpr Index kStreams = 8;
+constexpr Index kResting = 128 * 1024;
+constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
+// More rows are several blocks that take turns on a panel of up to 32 inputs in the first-level cache, and memory is
+// asked for 2 KiB ahead (P = Q = 32: 42 and 63 GFLOP/s without and with). Copies of the panel, in few pages and
+// sets of the cache, cost more than they give (P = 16, Q = 64, in cache: 55 and 65 GFLOP/s with and without), but for
+// many rows from memory (P = Q = 64: 72 and 66) and for rows a multiple of the page apart, which would displace each
+// other. Copied rows are a line longer than a power of two for the same reason.
+constexpr Index kPanel = 24 * 1024;
+constexpr Index kPanelInputs = 32;
+constexpr Index kCopyRows = 48;
+constexpr Index kAhead = 2 * 1024;
+// Results larger than the last-level cache pass it, where one pass over up to 6 rows makes whole lines (1 x 1: 21 to 30
+// GB/s, 4 x 4: 23 to 30); smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
+constexpr double kLastCache = 32 * 1024 * 1024;
+
+// Whether more rows start at one offset in a page than a set of the first-level cache has ways.
+template <class In>
+bool share_sets(const Group<In>& group) {
+    const auto offset = [&](Index q) { return reinterpret_cast<std::uintptr_t>(group.inputs[q]) % 4096 / 64; };
+    Index same = 0;
+    for (Index q = 0; q < group.count; ++q) same += offset(q) == offset(0);
+    return same > 8;
+}
+
+// Segments under construction, with everything they point to. What a small call needs fits into the first bytes of an
+// arena on the stack: an allocation costs as much as computing 500 elements.
+template <class In, class Out>
 class Plan {
+    using T = Compute<In>;
+
   public:
+    template <class U>
+    U* take(Index count) {
+        return static_cast<U*>(arena_.allocate(static_cast<std::size_t>(count) * sizeof(U), 64));
+    }
+
     // The segment's outputs, `rows` of them from `outputs`, which must outlive the plan.
-    void add_segment(Index length, Index rows, T* const* outputs, bool accumulate) {
+    void add_segment(Index length, Index rows, Out* const* outputs, bool accumulate) {
         segments_.push_back({length, rows, outputs, nullptr, 0, accumulate});
     }
 
-    // A group of the last segment: the first `rows` rows of a matrix with `stride` columns, of which the columns
-    // named by the inputs' order are taken: coefficient(r, q).
+    // A group of the last segment, on `count` inputs, which must outlive the plan; its matrix as a function (p, q).
     template <class Coefficient>
-    void add_group(std::vector<const T*> inputs, const Coefficient& coefficient) {
-        Segment<T>& segment = segments_.back();
-        const Index count = static_cast<Index>(inputs.size());
-        std::vector<T> packed(static_cast<std::size_t>(segment.rows * count));
+    void add_group(const In* const* inputs, Index count, const Coefficient& coefficient) {
+        Segment<In, Out>& segment = segments_.back();
+        T* packed = take<T>(segment.rows * count);
         const Index step = block_rows(segment.rows);
-        T* next = packed.data();
-        for (Index first = 0; first < segment.rows; first += step)
-            for (Index q = 0; q < count; ++q)
-                for (Index r = first; r < std::min(first + step, segment.rows); ++r)
-                    *next++ = static_cast<T>(coefficient(r, q));
-        inputs_.push_back(std::move(inputs));
-        coefficients_.push_back(std::move(packed));
-        groups_.push_back({coefficients_.back().data(), inputs_.back().data(), count});
+        for (Index first = 0; first < segment.rows; first += step) {
+            const Index rows = std::min(step, segment.rows - first);
+            for (Index r = 0; r < rows; ++r)
+                for (Index q = 0; q < count; ++q)
+                    packed[first * count + q * rows + r] = static_cast<T>(coefficient(first + r, q));
+        }
+        groups_.push_back({packed, inputs, count});
         ++segment.group_count;
     }
 
     void run(const Options& options) {
         const Kernels& kernels = chosen(options);
         // Pointers into groups_ are set now that it no longer grows.
-        Index total = 0, levels = 0, rows = 0;
-        double bytes = 0;
-        const Group<T>* group = groups_.data();
-        for (Segment<T>& segment : segments_) {
+        Index total = 0, levels = 0, rows = 0, inputs = 0;
+        double bytes = 0, moved = 0, written = 0;
+        bool collide = false;
+        const Group<In>* group = groups_.data();
+        for (Segment<In, Out>& segment : segments_) {
             segment.groups = group;
-            Index inputs = 0;
-            for (Index g = 0; g < segment.group_count; ++g) inputs += (group++)->count;
+            Index read = 0;
+            for (Index g = 0; g < segment.group_count; ++g, ++group) {
+                inputs = std::max(inputs, group->count);
+                read += group->count;
+                collide = collide || share_sets(*group);
+            }
+            const double columns = static_cast<double>(segment.length);
+            const double both = columns * static_cast<double>(read * sizeof(In) + segment.rows * sizeof(Out));
             // Beyond P = 8 arithmetic outweighs memory; the factor makes a byte moved cost as much as 4 products.
-            const double columns = static_cast<double>(segment.length) * sizeof(T);
-            bytes += columns * static_cast<double>(std::max(inputs + segment.rows, inputs * segment.rows / 4));
+            bytes += std::max(both, columns * static_cast<double>(read * segment.rows * sizeof(T) / 4));
+            moved += both;
+            written += columns * static_cast<double>(segment.rows * sizeof(Out));
             total += segment.length;
             levels = std::max(levels, tree_levels(segment.group_count));
             rows = std::max(rows, segment.rows);
         }
         const int threads = thread_count(bytes, options.grain, options.threads);
-        // Partial sums and the outputs they go to share a quarter of a 1 MiB second-level cache.
-        const Index fit = 256 * 1024 / static_cast<Index>(sizeof(T)) / (rows * (levels + 1));
-        const Index chunk = std::min(std::max<Index>(256, fit / 64 * 64), total);
-        std::vector<T> values(static_cast<std::size_t>(levels * rows * chunk * threads));
-        std::vector<T*> row_pointers(static_cast<std::size_t>(levels * rows * threads));
-        for (std::size_t i = 0; i < row_pointers.size(); ++i)
-            row_pointers[i] = values.data() + static_cast<Index>(i) * chunk;
+
+        Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr};
+        const auto fit = [&](Index cache, Index count) {  // columns, in steps that every tile divides
+            const Index width = 256 / static_cast<Index>(sizeof(T));
+            return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
+        };
+        Index copies = 0;
+        if (rows > kMaxBlockRows) {
+            shape.pass = kPanelInputs;
+            shape.ahead = kAhead / static_cast<Index>(sizeof(In));
+            shape.columns = fit(kPanel, std::min(inputs, kPanelInputs));
+            if (collide || sizeof(In) < sizeof(T) || (rows >= kCopyRows && moved > kLastCache))
+                copies = std::min(inputs, kPanelInputs);
+        } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
+            shape.columns = fit(kResting, rows * (1 + levels));
+        } else {
+            shape.pass = inputs;
+            if (levels > 0) shape.columns = fit(kResting, rows * (1 + levels));
+            shape.past_caches = levels == 0 && written > kLastCache;
+        }
+        const Index results = in_place<In, Out> || (inputs <= shape.pass && levels == 0) ? 0 : rows;
+        const Index buffers = copies + results + levels * rows;
+        const Index stride = shape.columns + 64 / static_cast<Index>(sizeof(T));  // see kPanel
+        T* values = buffers > 0 ? take<T>(buffers * threads * stride) : nullptr;
+        T** starts = buffers > 0 ? take<T*>(buffers * threads) : nullptr;
+        for (Index i = 0; i < buffers * threads; ++i) starts[i] = values + i * stride;
 
         // Shares end on multiples of 64 columns (a cache line or more), so that only the last one has a tail.
         const Index share = (total / threads + 63) / 64 * 64;
         parallel(threads, [&](int t) {
-            const Scratch<T> scratch{row_pointers.data() + levels * rows * t, chunk};
+            Scratch<T> scratch = shape;
+            T* const* own = starts + buffers * t;
+            if (copies > 0) scratch.inputs = own;
+            if (results > 0) scratch.outputs = own + copies;
+            scratch.sums = own + copies + results;
             const Index from = std::min(share * t, total);
             const Index to = t + 1 == threads ? total : std::min(share * (t + 1), total);
             Index start = 0;
-            for (const Segment<T>& segment : segments_) {
+            for (const Segment<In, Out>& segment : segments_) {
                 const Index begin = std::max(from - start, Index{0});
                 const Index end = std::min(to - start, segment.length);
-                if (begin < end) fastgc::run(kernels, segment, scratch, begin, end);
+                if (begin < end)
+                    static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segment, scratch, begin, end);
                 start += segment.length;
             }
         });
     }
 
   private:
-    std::vector<Segment<T>> segments_;
-    std::vector<Group<T>> groups_;
-    std::vector<std::vector<T>> coefficients_;
-    std::vector<std::vector<const T*>> inputs_;
+    alignas(64) std::byte first_[8192];
+    std::pmr::monotonic_buffer_resource arena_{first_, sizeof first_};
+    std::pmr::vector<Segment<In, Out>> segments_{&arena_};
+    std::pmr::vector<Group<In>> groups_{&arena_};
 };
 
 // Calls body(begin, end, work) for shares of a batch, on threads that each have `room` bytes of work. `cost` of one
@@ -117,53 +186,53 @@ struct Blocks {
 
 }  // namespace
 
-template <class T>
-void lincomb(const double* coefficients, Index P, Index Q, const T* const* inputs, T* const* outputs, Index length,
+template <class In, class Out>
+void lincomb(const double* coefficients, Index P, Index Q, const In* const* inputs, Out* const* outputs, Index length,
              bool accumulate, const Options& options) {
-    Plan<T> plan;
+    Plan<In, Out> plan;
     plan.add_segment(length, P, outputs, accumulate);
-    plan.add_group(std::vector<const T*>(inputs, inputs + Q),
-                   [=](Index p, Index q) { return coefficients[p * Q + q]; });
+    plan.add_group(inputs, Q, [=](Index p, Index q) { return coefficients[p * Q + q]; });
     plan.run(options);
 }
 
-template <class T>
-void encode(const double* coefficients, Index d, Index m, const T* const* gradients, Index length, T* out,
+template <class In, class Out>
+void encode(const double* coefficients, Index d, Index m, const In* const* gradients, Index length, Out* out,
             bool accumulate, const Options& options) {
     const Blocks blocks(length, m);
-    Plan<T> plan;
-    T* outputs[2] = {out, out + blocks.remainder};
-    const auto segment = [&](Index begin, Index end, Index present, T* const* output) {
+    Plan<In, Out> plan;
+    Out* outputs[2] = {out, out + blocks.remainder};
+    const auto segment = [&](Index begin, Index end, Index present, Out* const* output) {
         if (begin == end) return;
-        std::vector<const T*> inputs;
+        auto inputs = plan.template take<const In*>(d * present);
         for (Index j = 0; j < d; ++j)
-            for (Index u = 0; u < present; ++u) inputs.push_back(gradients[j] + u * blocks.length + begin);
+            for (Index u = 0; u < present; ++u) inputs[j * present + u] = gradients[j] + u * blocks.length + begin;
         plan.add_segment(end - begin, 1, output, accumulate);
-        plan.add_group(std::move(inputs), [=](Index, Index q) { return coefficients[q / present * m + q % present]; });
+        plan.add_group(inputs, d * present,
+                       [=](Index, Index q) { return coefficients[q / present * m + q % present]; });
     };
     segment(0, blocks.remainder, blocks.full + 1, outputs);
     segment(blocks.remainder, blocks.length, blocks.full, outputs + 1);
     plan.run(options);
 }
 
-template <class T>
-void decode(const Received<T>* groups, Index group_count, Index m, Index length, T* out, const Options& options) {
+template <class In, class Out>
+void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options) {
     const Blocks blocks(length, m);
-    Plan<T> plan;
-    std::vector<T*> outputs(static_cast<std::size_t>(2 * (blocks.full + 1)));
-    const auto segment = [&](Index begin, Index end, Index present, T** rows) {
+    Plan<In, Out> plan;
+    const auto segment = [&](Index begin, Index end, Index present) {
         if (begin == end) return;
+        Out** rows = plan.template take<Out*>(present);
         for (Index u = 0; u < present; ++u) rows[u] = out + u * blocks.length + begin;
         plan.add_segment(end - begin, present, rows, false);
         for (Index g = 0; g < group_count; ++g) {
-            const Received<T>& group = groups[g];
-            std::vector<const T*> inputs;
-            for (Index q = 0; q < group.count; ++q) inputs.push_back(group.messages[q] + begin);
-            plan.add_group(std::move(inputs), [&](Index u, Index q) { return group.weights[u * group.count + q]; });
+            const Received<In>& group = groups[g];
+            auto inputs = plan.template take<const In*>(group.count);
+            for (Index q = 0; q < group.count; ++q) inputs[q] = group.messages[q] + begin;
+            plan.add_group(inputs, group.count, [&](Index u, Index q) { return group.weights[u * group.count + q]; });
         }
     };
-    segment(0, blocks.remainder, blocks.full + 1, outputs.data());
-    segment(blocks.remainder, blocks.length, blocks.full, outputs.data() + blocks.full + 1);
+    segment(0, blocks.remainder, blocks.full + 1);
+    segment(blocks.remainder, blocks.length, blocks.full);
     plan.run(options);
 }
 
@@ -193,11 +262,18 @@ void least_norm_weights(const double* generator, Index k, const std::int64_t* pa
                   });
 }
 
-template void lincomb(const double*, Index, Index, const float* const*, float* const*, Index, bool, const Options&);
-template void lincomb(const double*, Index, Index, const double* const*, double* const*, Index, bool, const Options&);
-template void encode(const double*, Index, Index, const float* const*, Index, float*, bool, const Options&);
-template void encode(const double*, Index, Index, const double* const*, Index, double*, bool, const Options&);
-template void decode(const Received<float>*, Index, Index, Index, float*, const Options&);
-template void decode(const Received<double>*, Index, Index, Index, double*, const Options&);
+#define FASTGC_FOR(In, Out)                                                                                         \
+    template void lincomb(const double*, Index, Index, const In* const*, Out* const*, Index, bool, const Options&); \
+    template void encode(const double*, Index, Index, const In* const*, Index, Out*, bool, const Options&);         \
+    template void decode(const Received<In>*, Index, Index, Index, Out*, const Options&);
+FASTGC_FOR(float, float)
+FASTGC_FOR(float, Float16)
+FASTGC_FOR(float, BFloat16)
+FASTGC_FOR(double, double)
+FASTGC_FOR(Float16, Float16)
+FASTGC_FOR(Float16, float)
+FASTGC_FOR(BFloat16, BFloat16)
+FASTGC_FOR(BFloat16, float)
+#undef FASTGC_FOR
 
 }  // namespace fastgc

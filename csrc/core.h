@@ -9,15 +9,15 @@ namespace fastgc {
 struct Options {
     const Kernels* kernels = nullptr;  // null: default_kernels()
     int threads = 0;                   // at most this many; 0: no limit
-    // Bytes that make a thread worth waking. At 10 GB/s this is 50 us, ten times what waking one costs.
-    double grain = 512 * 1024;
+    // Bytes that make a thread worth waking. At the 30 GB/s of a cache this is 9 us, twice what waking one costs.
+    double grain = 256 * 1024;
 };
 
-// Coefficients are row-major doubles, rounded once to T.
+// Coefficients are row-major doubles, rounded once to Compute<In>. The pairs of types are those of struct Lincombs.
 
 // outputs[p] = sum_q coefficients[p, q] inputs[q], P x Q coefficients, rows of `length`.
-template <class T>
-void lincomb(const double* coefficients, Index P, Index Q, const T* const* inputs, T* const* outputs, Index length,
+template <class In, class Out>
+void lincomb(const double* coefficients, Index P, Index Q, const In* const* inputs, Out* const* outputs, Index length,
              bool accumulate, const Options& options);
 
 // Length of a block: a gradient of `length` is cut into m blocks, the last of which may be short or empty.
@@ -25,20 +25,20 @@ inline Index block_length(Index length, Index m) { return (length + m - 1) / m; 
 
 // out = sum_j sum_u coefficients[j, u] (block u of gradient j), j and u ascending; d x m coefficients, gradients of
 // `length`, out of block_length(length, m).
-template <class T>
-void encode(const double* coefficients, Index d, Index m, const T* const* gradients, Index length, T* out,
+template <class In, class Out>
+void encode(const double* coefficients, Index d, Index m, const In* const* gradients, Index length, Out* out,
             bool accumulate, const Options& options);
 
-template <class T>
+template <class In>
 struct Received {
-    const double* weights;     // m x count
-    const T* const* messages;  // each of block_length(length, m)
+    const double* weights;      // m x count
+    const In* const* messages;  // each of block_length(length, m)
     Index count;
 };
 
 // out (of `length`, block after block) = the groups' weights · messages, added up by the tree of struct Segment.
-template <class T>
-void decode(const Received<T>* groups, Index group_count, Index m, Index length, T* out, const Options& options);
+template <class In, class Out>
+void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options);
 
 // weights[b] = inverse of rows patterns[b] (k of them) of the generator (row-major, k columns). suspicious[b] where
 // the rank must be looked at first; the weights may then be NaN.

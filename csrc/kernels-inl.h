@@ -11,7 +11,17 @@ namespace {
 
 #define FASTGC_STRING_(x) #x
 #define FASTGC_STRING(x) FASTGC_STRING_(x)
-const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET), kFused, &lincomb<float>, &lincomb<double>, &decoding_weights,
+const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET),
+                         kFused,
+                         {{&lincomb<float, float>},
+                          {&lincomb<float, Float16>},
+                          {&lincomb<float, BFloat16>},
+                          {&lincomb<double, double>},
+                          {&lincomb<Float16, Float16>},
+                          {&lincomb<Float16, float>},
+                          {&lincomb<BFloat16, BFloat16>},
+                          {&lincomb<BFloat16, float>}},
+                         &decoding_weights,
                          &least_norm_weights};
 #undef FASTGC_STRING
 #undef FASTGC_STRING_

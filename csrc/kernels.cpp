@@ -15,7 +15,17 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 # define FASTGC_X86 1
+# include <cpuid.h>
+// GCC 12 takes its own header's placeholders for mistakes (GCC bug 105593).
+# if !defined(__clang__)
+#  pragma GCC diagnostic push
+#  pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#  pragma GCC diagnostic ignored "-Wuninitialized"
+# endif
 # include <immintrin.h>
+# if !defined(__clang__)
+#  pragma GCC diagnostic pop
+# endif
 #elif defined(__aarch64__)
 # define FASTGC_NEON 1
 # include <arm_neon.h>
@@ -36,10 +46,10 @@
 # define FASTGC_TARGET avx2
 # define FASTGC_TARGET_ID FASTGC_AVX2_ID
 # ifdef __clang__
-#  pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#  pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 # else
 #  pragma GCC push_options
-#  pragma GCC target("avx2,fma")
+#  pragma GCC target("avx2,fma,f16c")
 # endif
 # include "kernels-inl.h"
 # ifdef __clang__
@@ -53,11 +63,11 @@
 # define FASTGC_TARGET avx512
 # define FASTGC_TARGET_ID FASTGC_AVX512_ID
 # ifdef __clang__
-#  pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), \
+#  pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c"))), \
                                apply_to = function)
 # else
 #  pragma GCC push_options
-#  pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#  pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")
 # endif
 # include "kernels-inl.h"
 # ifdef __clang__
@@ -83,9 +93,11 @@ const std::vector<const Kernels*>& available_kernels() {
     static const std::vector<const Kernels*> available = [] {
         std::vector<const Kernels*> list{&portable::kernels};
 #ifdef FASTGC_X86
+        unsigned leaf[4];  // F16C is not among the names that every compiler's cpu_supports knows
+        const bool f16c = __get_cpuid(1, &leaf[0], &leaf[1], &leaf[2], &leaf[3]) != 0 && (leaf[2] & bit_F16C) != 0;
         __builtin_cpu_init();  // cpu_supports also asks whether the operating system saves the wide registers
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(&avx2::kernels);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(&avx2::kernels);
+        if (f16c && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma"))
             list.push_back(&avx512::kernels);
 #endif

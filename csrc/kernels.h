@@ -13,42 +13,76 @@ namespace fastgc {
 
 using Index = std::ptrdiff_t;
 
+// Element types that exist in memory only: IEEE binary16 and the upper half of a binary32, by their bits.
+struct Float16 {
+    std::uint16_t bits;
+};
+struct BFloat16 {
+    std::uint16_t bits;
+};
+
+// What an element type computes in.
+template <class T>
+struct ComputeOf {
+    using type = float;
+};
+template <>
+struct ComputeOf<double> {
+    using type = double;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
 // Output rows that one register block computes together; coefficients are packed in blocks of at most this many.
 constexpr Index kMaxBlockRows = 8;
 
-// Rows per register block, so that P rows are cut into blocks as equal as possible (9 = 5 + 4, never 8 + 1).
+// Rows per register block. Up to 8 rows are one block, so that every input is read once, straight from memory: where
+// that is the limit, nothing else counts. More rows are cut into blocks as equal as possible of at most 6: with two
+// vectors each those make 12 sums, which keep both FMA units of AVX2 busy with 16 registers.
 inline Index block_rows(Index rows) {
-    const Index blocks = (rows + kMaxBlockRows - 1) / kMaxBlockRows;
+    if (rows <= kMaxBlockRows) return rows;
+    const Index blocks = (rows + 5) / 6;
     return (rows + blocks - 1) / blocks;
 }
 
+// Whether outputs can hold what is computed between passes and groups; else it is kept in rows of the type computed in.
+template <class In, class Out>
+constexpr bool in_place = sizeof(Compute<In>) == sizeof(Out);
+
 // One small matrix and the rows it is applied to. Coefficients are packed: blocks of block_rows(P) rows one after
 // the other (the last may have fewer), and within a block of R rows entry (r, q) at [q * R + r].
-template <class T>
+template <class In>
 struct Group {
-    const T* coefficients;
-    const T* const* inputs;
+    const Compute<In>* coefficients;
+    const In* const* inputs;
     Index count;  // Q, the number of inputs, at least 1
 };
 
 // A stretch of columns over which the rows that exist do not change. Its result is the sum of the groups' results
 // by the binary tree [lo, hi) = [lo, mid) + [mid, hi), mid = (lo + hi) / 2; with one group there is nothing to add.
 // Rows made of pieces (blocks of a gradient, later tensors of a model) become one segment per set of pieces.
-template <class T>
+// All arithmetic is in Compute<In>; a result is rounded to Out once, at the end.
+template <class In, class Out>
 struct Segment {
     Index length;
     Index rows;  // P, at least 1
-    T* const* outputs;
-    const Group<T>* groups;
+    Out* const* outputs;
+    const Group<In>* groups;
     Index group_count;
     bool accumulate;  // only with one group: the chain of every element starts from what the output holds
 };
 
-// Buffers of partial sums for the tree: `levels` of them, each of `rows` rows with room for `columns` elements.
+// How a call is cut into pieces that stay in cache, and the rows it keeps there, with room for `columns` elements each,
+// of the type computed in.
 template <class T>
 struct Scratch {
-    T* const* rows;
-    Index columns;
+    Index columns;      // work is done in chunks of so many
+    Index pass;         // inputs that are read together; between passes the chains rest in the outputs
+    Index ahead;        // columns that memory is asked for ahead of their use; 0: left to the processor
+    bool past_caches;   // results are stored past the caches where a tile makes whole lines
+    T* const* inputs;   // `pass` rows for copies of a chunk of the inputs; null: they are read where they are
+    T* const* outputs;  // P rows for chains at rest that the outputs cannot hold; null: results are made in place
+    T* const* sums;     // tree_levels() times P rows for the tree's partial sums
 };
 
 // Up to this size several patterns are inverted at once, one in each lane: their matrices and inverses, 2 k² + 2 k
@@ -68,20 +102,34 @@ inline Index least_norm_room(Index k, Index q, Index targets) {
     return (2 * height + stride + 3) * stride + (k + targets) * height;
 }
 
-// Buffers that the tree over `groups` needs: a right child that is a leaf is added in place.
+// Buffers that the tree over `groups` needs.
 inline Index tree_levels(Index groups) {
     Index levels = 0;
-    for (; groups > 2; groups -= groups / 2) ++levels;
+    for (; groups > 1; groups -= groups / 2) ++levels;
     return levels;
 }
+
+// Computes columns [begin, end) of a segment.
+template <class In, class Out>
+struct Lincomb {
+    void (*run)(const Segment<In, Out>&, const Scratch<Compute<In>>&, Index begin, Index end);
+};
+
+// The pairs of element types that there are.
+struct Lincombs : Lincomb<float, float>,
+                  Lincomb<float, Float16>,
+                  Lincomb<float, BFloat16>,
+                  Lincomb<double, double>,
+                  Lincomb<Float16, Float16>,
+                  Lincomb<Float16, float>,
+                  Lincomb<BFloat16, BFloat16>,
+                  Lincomb<BFloat16, float> {};
 
 // One column of the table.
 struct Kernels {
     const char* name;
     bool fused;  // multiply-add with one rounding: all such instruction sets give the same bits
-    // Computes columns [begin, end) of a segment.
-    void (*lincomb_f32)(const Segment<float>&, Scratch<float>, Index begin, Index end);
-    void (*lincomb_f64)(const Segment<double>&, Scratch<double>, Index begin, Index end);
+    Lincombs lincombs;
     // weights[b] = inverse of the k rows patterns[b] of the generator (row-major, k columns). suspicious[b] where the
     // result must not be trusted before the rank has been looked at. `work`: 64-byte aligned, inversion_room() bytes.
     void (*decoding_weights)(const double* generator, Index k, const std::int64_t* patterns, Index batch,
@@ -91,14 +139,6 @@ struct Kernels {
     bool (*least_norm_weights)(const double* generator, Index k, const std::int64_t* pattern, Index q,
                                const double* target, Index targets, double* weights, double* work);
 };
-
-inline void run(const Kernels& kernels, const Segment<float>& segment, Scratch<float> scratch, Index begin, Index end) {
-    kernels.lincomb_f32(segment, scratch, begin, end);
-}
-inline void run(const Kernels& kernels, const Segment<double>& segment, Scratch<double> scratch, Index begin,
-                Index end) {
-    kernels.lincomb_f64(segment, scratch, begin, end);
-}
 
 // The columns that this machine can run, slowest first.
 const std::vector<const Kernels*>& available_kernels();

@@ -1,15 +1,38 @@
 // Vector types: Vec<T> holds `lanes` numbers. Every operation acts on each lane by itself, fma rounds once where
 // kFused says so, and load_n/store_n touch the first n < lanes elements of memory only, so that a tail runs through
-// the same arithmetic as the rest. kAccumulators is how many sums a kernel should keep in registers.
+// the same arithmetic as the rest. `stream` stores to an address aligned to the vector, past the caches where there is
+// an instruction for it. Vec<float> also loads from and stores to Float16 and BFloat16, rounding to nearest even.
+// kRegisters is the number of vector registers.
 #define FASTGC_INLINE static inline __attribute__((always_inline))
+
+// Orders non-temporal stores before whatever tells another thread of them.
+FASTGC_INLINE void fence() {
+#if FASTGC_TARGET_ID == FASTGC_AVX2_ID || FASTGC_TARGET_ID == FASTGC_AVX512_ID
+    _mm_sfence();
+#endif
+}
 
 template <class T>
 struct Vec;
 
+// For types whose vectors have no masked load and store.
+template <class W, class T>
+FASTGC_INLINE W load_few(const T* p, Index n) {
+    T all[W::lanes] = {};
+    for (Index i = 0; i < n; ++i) all[i] = p[i];
+    return W::load(all);
+}
+template <class W, class T>
+FASTGC_INLINE void store_few(T* p, W a, Index n) {
+    T all[W::lanes];
+    W::store(all, a);
+    for (Index i = 0; i < n; ++i) p[i] = all[i];
+}
+
 #if FASTGC_TARGET_ID == FASTGC_AVX512_ID
 
 constexpr bool kFused = true;
-constexpr int kAccumulators = 16;  // of 32 registers
+constexpr int kRegisters = 32;
 
 template <>
 struct Vec<float> {
@@ -19,11 +42,46 @@ struct Vec<float> {
     FASTGC_INLINE Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
     FASTGC_INLINE Vec load_n(const float* p, Index n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
     FASTGC_INLINE void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+    FASTGC_INLINE void stream(float* p, Vec a) { _mm512_stream_ps(p, a.v); }
     FASTGC_INLINE void store_n(float* p, Vec a, Index n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(float x) { return {_mm512_set1_ps(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
     FASTGC_INLINE Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
     FASTGC_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+    FASTGC_INLINE Vec widen(__m256i bits, const Float16*) { return {_mm512_cvtph_ps(bits)}; }
+    FASTGC_INLINE Vec widen(__m256i bits, const BFloat16*) {
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+    }
+    FASTGC_INLINE __m256i round(Vec a, const Float16*) {
+        return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
+    FASTGC_INLINE __m256i round(Vec a, const BFloat16*) {  // see round_bits()
+        const __m512i bits = _mm512_castps_si512(a.v);
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        const __mmask16 number = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
+        const __m512i up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_add_epi32(bits, number, bits, up), 16));
+    }
+    template <class H>
+    FASTGC_INLINE Vec load(const H* p) {
+        return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), p);
+    }
+    template <class H>
+    FASTGC_INLINE Vec load_n(const H* p, Index n) {
+        return widen(_mm256_maskz_loadu_epi16(first(n), p), p);
+    }
+    template <class H>
+    FASTGC_INLINE void store(H* p, Vec a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round(a, p));
+    }
+    template <class H>
+    FASTGC_INLINE void stream(H* p, Vec a) {
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(p), round(a, p));
+    }
+    template <class H>
+    FASTGC_INLINE void store_n(H* p, Vec a, Index n) {
+        _mm256_mask_storeu_epi16(p, first(n), round(a, p));
+    }
 };
 
 template <>
@@ -34,6 +92,7 @@ struct Vec<double> {
     FASTGC_INLINE Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
     FASTGC_INLINE Vec load_n(const double* p, Index n) { return {_mm512_maskz_loadu_pd(first(n), p)}; }
     FASTGC_INLINE void store(double* p, Vec a) { _mm512_storeu_pd(p, a.v); }
+    FASTGC_INLINE void stream(double* p, Vec a) { _mm512_stream_pd(p, a.v); }
     FASTGC_INLINE void store_n(double* p, Vec a, Index n) { _mm512_mask_storeu_pd(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(double x) { return {_mm512_set1_pd(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm512_add_pd(a.v, b.v)}; }
@@ -44,7 +103,7 @@ struct Vec<double> {
 #elif FASTGC_TARGET_ID == FASTGC_AVX2_ID
 
 constexpr bool kFused = true;
-constexpr int kAccumulators = 8;  // of 16 registers: the rest hold inputs and a coefficient
+constexpr int kRegisters = 16;
 
 template <>
 struct Vec<float> {
@@ -56,11 +115,41 @@ struct Vec<float> {
     FASTGC_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
     FASTGC_INLINE Vec load_n(const float* p, Index n) { return {_mm256_maskload_ps(p, first(n))}; }
     FASTGC_INLINE void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+    FASTGC_INLINE void stream(float* p, Vec a) { _mm256_stream_ps(p, a.v); }
     FASTGC_INLINE void store_n(float* p, Vec a, Index n) { _mm256_maskstore_ps(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(float x) { return {_mm256_set1_ps(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
     FASTGC_INLINE Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
     FASTGC_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+    FASTGC_INLINE Vec widen(__m128i bits, const Float16*) { return {_mm256_cvtph_ps(bits)}; }
+    FASTGC_INLINE Vec widen(__m128i bits, const BFloat16*) {
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
+    }
+    FASTGC_INLINE __m128i round(Vec a, const Float16*) { return _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT); }
+    FASTGC_INLINE __m128i round(Vec a, const BFloat16*) {  // see round_bits()
+        const __m256i bits = _mm256_castps_si256(a.v);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+        const __m256i up = _mm256_andnot_si256(nan, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
+        return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+    }
+    template <class H>
+    FASTGC_INLINE Vec load(const H* p) {
+        return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), p);
+    }
+    template <class H>
+    FASTGC_INLINE void store(H* p, Vec a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), round(a, p));
+    }
+    template <class H>
+    FASTGC_INLINE void stream(H* p, Vec a) {
+        _mm_stream_si128(reinterpret_cast<__m128i*>(p), round(a, p));
+    }
+    FASTGC_INLINE Vec load_n(const Float16* p, Index n) { return load_few<Vec>(p, n); }
+    FASTGC_INLINE Vec load_n(const BFloat16* p, Index n) { return load_few<Vec>(p, n); }
+    FASTGC_INLINE void store_n(Float16* p, Vec a, Index n) { store_few(p, a, n); }
+    FASTGC_INLINE void store_n(BFloat16* p, Vec a, Index n) { store_few(p, a, n); }
 };
 
 template <>
@@ -73,6 +162,7 @@ struct Vec<double> {
     FASTGC_INLINE Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
     FASTGC_INLINE Vec load_n(const double* p, Index n) { return {_mm256_maskload_pd(p, first(n))}; }
     FASTGC_INLINE void store(double* p, Vec a) { _mm256_storeu_pd(p, a.v); }
+    FASTGC_INLINE void stream(double* p, Vec a) { _mm256_stream_pd(p, a.v); }
     FASTGC_INLINE void store_n(double* p, Vec a, Index n) { _mm256_maskstore_pd(p, first(n), a.v); }
     FASTGC_INLINE Vec set1(double x) { return {_mm256_set1_pd(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
@@ -83,28 +173,37 @@ struct Vec<double> {
 #elif FASTGC_TARGET_ID == FASTGC_NEON_ID
 
 constexpr bool kFused = true;
-constexpr int kAccumulators = 16;  // of 32 registers
+constexpr int kRegisters = 32;
 
 template <>
 struct Vec<float> {
     static constexpr Index lanes = 4;
     float32x4_t v;
     FASTGC_INLINE Vec load(const float* p) { return {vld1q_f32(p)}; }
-    FASTGC_INLINE Vec load_n(const float* p, Index n) {
-        float all[lanes] = {};
-        for (Index i = 0; i < n; ++i) all[i] = p[i];
-        return load(all);
-    }
+    FASTGC_INLINE Vec load_n(const float* p, Index n) { return load_few<Vec>(p, n); }
     FASTGC_INLINE void store(float* p, Vec a) { vst1q_f32(p, a.v); }
-    FASTGC_INLINE void store_n(float* p, Vec a, Index n) {
-        float all[lanes];
-        store(all, a);
-        for (Index i = 0; i < n; ++i) p[i] = all[i];
+    template <class T>
+    FASTGC_INLINE void stream(T* p, Vec a) {
+        store(p, a);
     }
+    FASTGC_INLINE void store_n(float* p, Vec a, Index n) { store_few(p, a, n); }
     FASTGC_INLINE Vec set1(float x) { return {vdupq_n_f32(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }
     FASTGC_INLINE Vec mul(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
     FASTGC_INLINE Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+    FASTGC_INLINE Vec load(const Float16* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)))}; }
+    FASTGC_INLINE Vec load(const BFloat16* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16))}; }
+    FASTGC_INLINE void store(Float16* p, Vec a) { vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
+    FASTGC_INLINE void store(BFloat16* p, Vec a) {  // see round_bits()
+        const uint32x4_t bits = vreinterpretq_u32_f32(a.v);
+        const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+        const uint32x4_t up = vandq_u32(vceqq_f32(a.v, a.v), vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+        vst1_u16(&p->bits, vshrn_n_u32(vaddq_u32(bits, up), 16));
+    }
+    FASTGC_INLINE Vec load_n(const Float16* p, Index n) { return load_few<Vec>(p, n); }
+    FASTGC_INLINE Vec load_n(const BFloat16* p, Index n) { return load_few<Vec>(p, n); }
+    FASTGC_INLINE void store_n(Float16* p, Vec a, Index n) { store_few(p, a, n); }
+    FASTGC_INLINE void store_n(BFloat16* p, Vec a, Index n) { store_few(p, a, n); }
 };
 
 template <>
@@ -114,6 +213,7 @@ struct Vec<double> {
     FASTGC_INLINE Vec load(const double* p) { return {vld1q_f64(p)}; }
     FASTGC_INLINE Vec load_n(const double* p, Index) { return {vsetq_lane_f64(*p, vdupq_n_f64(0), 0)}; }
     FASTGC_INLINE void store(double* p, Vec a) { vst1q_f64(p, a.v); }
+    FASTGC_INLINE void stream(double* p, Vec a) { store(p, a); }
     FASTGC_INLINE void store_n(double* p, Vec a, Index) { *p = vgetq_lane_f64(a.v, 0); }
     FASTGC_INLINE Vec set1(double x) { return {vdupq_n_f64(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {vaddq_f64(a.v, b.v)}; }
@@ -128,7 +228,40 @@ constexpr bool kFused = true;
 # else
 constexpr bool kFused = false;  // contraction is off, so a * b + c rounds twice, always
 # endif
-constexpr int kAccumulators = 8;  // of 16 registers on x86-64
+constexpr int kRegisters = 16;  // on x86-64
+
+// The bits of x rounded to nearest, ties to even, as the instructions of the other sets do it. NaN keeps its sign and
+// upper bits; it is quiet already, because x comes out of a multiplication.
+FASTGC_INLINE float from_bits(std::uint32_t bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
+}
+FASTGC_INLINE std::uint32_t bits_of(float x) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bits;
+}
+FASTGC_INLINE std::uint32_t round_bits(float x, const BFloat16*) {
+    const std::uint32_t bits = bits_of(x);
+    return (x != x ? bits : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+FASTGC_INLINE std::uint32_t round_bits(float x, const Float16*) {
+    const std::uint32_t sign = bits_of(x) >> 16 & 0x8000, size = bits_of(x) & 0x7fffffff;
+    if (size > 0x7f800000) return sign | 0x7e00 | (size >> 13 & 0x3ff);
+    if (size >= 0x47800000) return sign | 0x7c00;  // 65536 and above
+    // Below 2^-14 the spacing is 2^-24, that of float32 from 0.5 on: adding 0.5 rounds.
+    if (size < 0x38800000) return sign | (bits_of(from_bits(size) + 0.5f) - 0x3f000000);
+    return sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13);  // may carry up to infinity
+}
+FASTGC_INLINE float widen(BFloat16 x) { return from_bits(static_cast<std::uint32_t>(x.bits) << 16); }
+FASTGC_INLINE float widen(Float16 x) {
+    const std::uint32_t sign = (x.bits & 0x8000u) << 16, size = x.bits & 0x7fffu;
+    if (size > 0x7c00) return from_bits(sign | 0x7fc00000 | size << 13);
+    if (size == 0x7c00) return from_bits(sign | 0x7f800000);
+    if (size < 0x400) return from_bits(sign | bits_of(static_cast<float>(size) * 0x1p-24f));
+    return from_bits(sign | ((size << 13) + 0x38000000));
+}
 
 template <class T>
 struct Vec {
@@ -146,8 +279,30 @@ struct Vec {
         return a;
     }
     FASTGC_INLINE void store(T* p, Vec a) { __builtin_memcpy(p, &a.v, 16); }
+    template <class U>
+    FASTGC_INLINE void stream(U* p, Vec a) {
+        store(p, a);
+    }
     FASTGC_INLINE void store_n(T* p, Vec a, Index n) {
         for (Index i = 0; i < n; ++i) p[i] = a.v[i];
+    }
+    template <class H>
+    FASTGC_INLINE Vec load(const H* p) {
+        Vec a;
+        for (Index i = 0; i < lanes; ++i) a.v[i] = widen(p[i]);
+        return a;
+    }
+    template <class H>
+    FASTGC_INLINE Vec load_n(const H* p, Index n) {
+        return load_few<Vec>(p, n);
+    }
+    template <class H>
+    FASTGC_INLINE void store(H* p, Vec a) {
+        for (Index i = 0; i < lanes; ++i) p[i].bits = static_cast<std::uint16_t>(round_bits(a.v[i], p));
+    }
+    template <class H>
+    FASTGC_INLINE void store_n(H* p, Vec a, Index n) {
+        store_few(p, a, n);
     }
     FASTGC_INLINE Vec set1(T x) {
         Vec a;

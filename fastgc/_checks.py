@@ -9,7 +9,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ELEMENT_TYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_PLAIN = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
+ELEMENT_TYPES = "float32, float64, float16 or bfloat16"
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether this is the type that ml_dtypes registers with NumPy, known by its name: nothing need be imported."""
+    return dtype.itemsize == 2 and dtype.name == "bfloat16"
+
+
+def is_element_type(dtype: np.dtype[Any]) -> bool:
+    """Whether rows may have this type, which includes native byte order."""
+    return dtype in _PLAIN or is_bfloat16(dtype)
+
+
+def compute_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which rows of an element type are combined."""
+    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+
+
+def converts(inputs: np.dtype[Any], out: np.dtype[Any]) -> bool:
+    """Whether inputs of one type may be combined into another: the same, or float32 on one side of a half type."""
+    return inputs == out or (np.float32 in (inputs, out) and np.float64 not in (inputs, out))
 
 
 def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
@@ -47,13 +68,12 @@ def members(name: str, values: Iterable[Any], count: int) -> tuple[int, ...]:
 
 def element_type(name: str, value: npt.DTypeLike) -> np.dtype[Any]:
     """Return `value` as one of the element types that gradients may have."""
-    allowed = " or ".join(t.name for t in ELEMENT_TYPES)
     try:
         dtype = np.dtype(value)
     except TypeError:
-        raise TypeError(f"{name} must be {allowed}, not {value!r}") from None
-    if dtype not in ELEMENT_TYPES:
-        raise TypeError(f"{name} must be {allowed}, not {dtype}")
+        raise TypeError(f"{name} must be {ELEMENT_TYPES}, not {value!r}") from None
+    if not is_element_type(dtype):
+        raise TypeError(f"{name} must be {ELEMENT_TYPES}, not {dtype}")
     return dtype
 
 

@@ -114,10 +114,11 @@ class GradientCode:
         ----------
         worker : int
         gradients : ndarray, shape (len(assignment[worker]), length), or a sequence of 1-D arrays
-            One gradient for each partition of ``assignment[worker]``, in that order; float32 or float64. With a
-            `layout`, a sequence of lists of tensors.
+            One gradient for each partition of ``assignment[worker]``, in that order, in float32, float64, float16 or
+            bfloat16 (of ml_dtypes). With a `layout`, a sequence of lists of tensors.
         out : ndarray, shape (message_length(length),), optional
-            Must not overlap the gradients.
+            Must not overlap the gradients. Of their element type; gradients in float32 may also go out as float16 or
+            bfloat16, and such gradients as float32.
         layout : Layout, optional
             Gradients are lists of tensors of these shapes, read where they lie.
 
@@ -299,9 +300,10 @@ class GradientCode:
         length : int
             Number of elements of a gradient.
         dtype : dtype, optional
-            Of the result; the messages' by default, and the only one supported.
+            Of the result: the messages' own by default, else float32 for messages in float16 or bfloat16, and either of
+            these for messages in float32.
         out : ndarray, shape (length,), optional
-            Must not overlap the messages.
+            Must not overlap the messages. Of the type `dtype`, or of one that it could be.
 
         Returns
         -------
@@ -320,23 +322,34 @@ class GradientCode:
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
         weights = [self.patterns.weights(key) for key in self._keys(present)]
-        if dtype is not None:
-            self._check_messages(messages, expected, _checks.element_type("dtype", dtype))
+        if dtype is not None and present:
+            result_type = _checks.element_type("dtype", dtype)
+            given = self._check_messages(messages, expected)
+            if not _checks.converts(given, result_type):
+                raise TypeError(
+                    f"messages[{present[0]}] must have an element type that converts to {result_type}, not {given}"
+                )
+            if out is None:
+                out = np.empty(length, result_type)
+            elif getattr(out, "dtype", None) != result_type:
+                raise TypeError(f"out must have element type {result_type}, not {getattr(out, 'dtype', type(out))}")
         grouped: list[list[npt.NDArray[Any]]] = [[] for _ in weights]
         for worker in present:
             grouped[self._bits[worker][0]].append(messages[worker])
         try:
             return kernels.decode(weights, grouped, length, out)
         except (TypeError, ValueError):
-            self._check_messages(messages, expected, None)  # which names the worker
+            self._check_messages(messages, expected)  # which names the worker
             raise
 
     @staticmethod
-    def _check_messages(
-        messages: Mapping[int, npt.NDArray[Any]], expected: int, element_type: np.dtype[Any] | None
-    ) -> None:
+    def _check_messages(messages: Mapping[int, npt.NDArray[Any]], expected: int) -> np.dtype[Any]:
+        """The element type of the messages, all of one and of the length expected."""
+        element_type = None
         for worker in sorted(messages):
             element_type = _checks.message(f"messages[{worker}]", messages[worker], expected, element_type)
+        assert element_type is not None
+        return element_type
 
     def collector(self, length: int, dtype: npt.DTypeLike) -> Collector:
         """A streaming master, which decodes every group as soon as it can be."""

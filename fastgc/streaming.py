@@ -40,11 +40,14 @@ class Encoder:
         self._layout = length if isinstance(length, Layout) else None
         self._length = length.length if isinstance(length, Layout) else _checks.integer("length", length, 1)
         self._dtype = _checks.element_type("dtype", dtype)
-        size = -(-self._length // coefficients.shape[1])
-        self._out = np.empty(size, self._dtype) if out is None else out
-        _checks.message("out", self._out, size, self._dtype)
+        block = -(-self._length // coefficients.shape[1])
+        self._out = np.empty(block, self._dtype) if out is None else out
+        _checks.message("out", self._out, block, self._dtype)
         if not (self._out.flags.c_contiguous and self._out.flags.writeable):
             raise ValueError("out must be contiguous and writeable")
+        # A half type is rounded once, at the end, as `GradientCode.encode` does.
+        wide = _checks.compute_type(self._dtype)
+        self._sum = self._out if wide == self._dtype else np.empty(block, wide)
         self._next = 0
         self._waiting: dict[int, Gradient] = {}
 
@@ -77,8 +80,10 @@ class Encoder:
     def _take(self, gradient: Gradient) -> None:
         turn = self._next
         encode: Callable[..., object] = kernels.encode if self._layout is None else self._layout.encode
-        encode(self._coefficients[turn : turn + 1], [gradient], self._out, accumulate=turn > 0)
+        encode(self._coefficients[turn : turn + 1], [gradient], self._sum, accumulate=turn > 0)
         self._next += 1
+        if self._next == len(self._partitions) and self._sum is not self._out:
+            kernels.lincomb(((1.0,),), (self._sum,), (self._out,))
 
     def message(self) -> npt.NDArray[Any]:
         """The message, once every partition was added: `out` or the encoder's own array, which changes after `reset`.
@@ -215,7 +220,8 @@ class Collector:
             result = self._decode(0, out)
         else:
             left, right = self._halves(0, groups)
-            (result,) = _sum(self._node(*left), self._node(*right), out)
+            result = np.empty(self._length, self._dtype) if out is None else out
+            _sum(self._node(*left), self._node(*right), result)
         self._frozen = True
         return result
 
@@ -252,7 +258,7 @@ class Collector:
 
     def _node(self, lo: int, hi: int) -> npt.NDArray[Any]:
         if (lo, hi) not in self._buffers:
-            self._buffers[lo, hi] = np.empty(self._length, self._dtype)
+            self._buffers[lo, hi] = np.empty(self._length, _checks.compute_type(self._dtype))
         buffer = self._buffers[lo, hi]
         if (lo, hi) not in self._valid:
             if hi - lo == 1:
@@ -270,5 +276,5 @@ class Collector:
         return kernels.decode([weights], [heard], self._length, out)
 
 
-def _sum(left: npt.NDArray[Any], right: npt.NDArray[Any], out: npt.NDArray[Any] | None) -> Any:
-    return kernels.lincomb(((1.0, 1.0),), (left, right), None if out is None else (out,))
+def _sum(left: npt.NDArray[Any], right: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+    kernels.lincomb(((1.0, 1.0),), (left, right), (out,))

@@ -140,13 +140,14 @@ def lincomb(
     Parameters
     ----------
     coefficients : array_like of real numbers, shape (P, Q)
-        Rounded once to the rows' element type.
+        Rounded once to the type computed in: float64 for rows in float64, else float32.
     inputs : ndarray of shape (Q, L), or sequence of Q arrays of shape (L,)
-        float32 or float64 in native byte order, all of one type. Rows may have any distance from each other and any
-        alignment; where the elements of a row are not next to each other, or not aligned to their size, the array is
-        copied first. Never modified.
+        float32, float64, float16 or bfloat16 (of ml_dtypes) in native byte order, all of one type. Rows may have any
+        distance from each other and any alignment; where the elements of a row are not next to each other, or not
+        aligned to their size, the array is copied first. Never modified.
     out : ndarray of shape (P, L), or sequence of P arrays of shape (L,), optional
-        Where the result goes, of the inputs' element type. Elements of a row must be next to each other. No row may
+        Where the result goes, of the inputs' element type; inputs in float16 or bfloat16 may also go out as float32,
+        and inputs in float32 as either. Elements of a row must be next to each other. No row may
         overlap another or an input in memory. Made if not given.
     accumulate : bool
         Add to what `out` holds instead of replacing it.
@@ -175,6 +176,8 @@ def lincomb(
     ``Q*u/(1 - Q*u) * sum of |c[p,q]| |x_q|`` with u = 2⁻²⁴ (float32) or 2⁻⁵³ (float64), and a sum over q that is
     split into consecutive calls with `accumulate` has the bits of the whole. On x86-64, instruction set ``"portable"``
     rounds product and sum separately: 2Q instead of Q, and other bits. NaN and infinity in the inputs go their way.
+    Chains over float16 and bfloat16 are in float32 and rounded to `out` once, to nearest even, so that splitting a sum
+    keeps the bits only where `out` is float32.
     """
     return _backend(backend).lincomb(coefficients, inputs, out, accumulate, threads)
 
@@ -196,13 +199,14 @@ def encode(
     Parameters
     ----------
     coefficients : array_like of real numbers, shape (d, m)
-        Row j holds the weights of gradient j's m blocks. Rounded once to the gradients' element type.
+        Row j holds the weights of gradient j's m blocks. Rounded once to the type computed in.
     gradients : ndarray of shape (d, l), or sequence of d arrays of shape (l,)
         As `inputs` of `lincomb`.
     out : ndarray of shape (ceil(l/m),), optional
         As in `lincomb`.
     accumulate, threads, backend
-        As in `lincomb`. Encoding gradients in several consecutive calls with `accumulate` gives the bits of one.
+        As in `lincomb`. Encoding gradients in several consecutive calls with `accumulate` gives the bits of one, where
+        `out` is float32 or float64.
 
     Returns
     -------
@@ -261,7 +265,7 @@ def decode(
     are added by the tree ``[lo, hi) = [lo, mid) + [mid, hi)``, ``mid = (lo + hi) // 2``, so a master that decodes each
     group as it completes, and adds by ``lincomb([[1, 1]], [left, right])`` in the same tree, has the same bits. The
     error is at most that of each group's `lincomb` plus ceil(log2(number of groups)) roundings of the sums. Every
-    message is read once and `out` written once.
+    message is read once and `out` written once. Groups of messages in float16 or bfloat16 are added in float32.
     """
     result: Array = _backend(backend).decode(weights, messages, length, out, threads)
     return result

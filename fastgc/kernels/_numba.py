@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastgc import _checks
 from fastgc.kernels import _segments, numba_kernels
 
 Array = npt.NDArray[Any]
 
 # Bytes that make a thread worth starting: at 10 GB/s 400 us, where starting one costs about 100.
 GRAIN = 4 * 1024 * 1024
-_ELEMENTS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def _vector(name: str, value: Any) -> Array:
@@ -40,7 +40,7 @@ def _rows(name: str, value: Any, *, write: bool = False) -> list[Array]:
         if value.ndim != 2:
             raise ValueError(f"{name}: expected 2 dimensions, got shape {value.shape}")
         rows = [(name, row) for row in value]
-        if not rows and value.dtype not in _ELEMENTS:
+        if not rows:
             _element(name, value)
     else:
         items = _items(name, value, "a 2-D array or a sequence of 1-D arrays")
@@ -51,8 +51,8 @@ def _rows(name: str, value: Any, *, write: bool = False) -> list[Array]:
 
 
 def _element(name: str, row: Array) -> None:
-    if row.dtype not in _ELEMENTS:
-        raise TypeError(f"{name}: expected dtype float32 or float64 in native byte order, got {row.dtype}")
+    if not _checks.is_element_type(row.dtype):
+        raise TypeError(f"{name}: expected dtype {_checks.ELEMENT_TYPES} in native byte order, got {row.dtype}")
 
 
 def _checked(name: str, rows: list[tuple[str, Array]], write: bool) -> list[Array]:
@@ -77,7 +77,7 @@ def _checked(name: str, rows: list[tuple[str, Array]], write: bool) -> list[Arra
 
 
 def _require(name: str, rows: Sequence[Array], like: str, dtype: np.dtype[Any], count: int, length: int) -> None:
-    if rows[0].dtype != dtype:
+    if not _checks.converts(dtype, rows[0].dtype):
         raise TypeError(f"{name}: expected dtype {dtype} like {like}, got {rows[0].dtype}")
     if len(rows) != count:
         raise ValueError(f"{name}: expected {count} rows, got {len(rows)}")
@@ -111,7 +111,7 @@ def _coefficients(name: str, value: Any, dtype: np.dtype[Any]) -> npt.NDArray[np
         raise ValueError(f"{name}: expected 2 dimensions, got shape {matrix.shape}")
     if matrix.size == 0:
         raise ValueError(f"{name}: expected at least one row and column, got shape {matrix.shape}")
-    matrix = matrix.astype(np.float64)
+    matrix, dtype = matrix.astype(np.float64), _checks.compute_type(dtype)
     bad = np.argwhere(~(np.abs(matrix) <= np.finfo(dtype).max))
     if len(bad):
         p, q = (int(i) for i in bad[0])
@@ -133,6 +133,47 @@ def _thread_limit(threads: Any) -> int:
     if asked.isdigit() and int(asked) > 0:
         limit = min(limit, int(asked))
     return limit if threads is None else min(limit, _positive("threads", threads))
+
+
+def _widened(rows: Sequence[Array]) -> Sequence[Array]:
+    """Rows of a half type as float32, others as they are."""
+    dtype = rows[0].dtype
+    if dtype.itemsize != 2:
+        return rows
+    if dtype == np.float16:
+        return [row.astype(np.float32) for row in rows]
+    return [(row.view(np.uint16).astype(np.uint32) << 16).view(np.float32) for row in rows]
+
+
+def _round(source: Array, out: Array) -> None:
+    """Round float32 to the half type of `out`, to nearest even; NaN keeps its sign and upper bits and becomes quiet."""
+    bits, halves = source.view(np.uint32), out.view(np.uint16)
+    if out.dtype == np.float16:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            out[...] = source
+        shift, quiet, payload = 13, 0x7E00, 0x3FF
+    else:
+        halves[...] = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+        shift, quiet, payload = 16, 0x7FC0, 0x7F
+    nan = np.isnan(source)
+    if nan.any():
+        halves[nan] = (bits[nan] >> 16 & 0x8000) | quiet | (bits[nan] >> shift & payload)
+
+
+class _Results:
+    """The rows in which results are made: those given, or float32 ones that `finish` rounds to a half type."""
+
+    def __init__(self, given: Sequence[Array], accumulate: bool) -> None:
+        self._given = given
+        self._narrow = given[0].dtype.itemsize == 2
+        self.rows = given
+        if self._narrow:
+            self.rows = _widened(given) if accumulate else [np.empty(row.shape, np.float32) for row in given]
+
+    def finish(self) -> None:
+        if self._narrow:
+            for row, out in zip(self.rows, self._given, strict=True):
+                _round(row, out)
 
 
 class _Runner:
@@ -184,7 +225,9 @@ def lincomb(
     results = _rows("out", out, write=True)
     _require("out", results, "inputs", dtype, len(matrix), length)
     _refuse_overlap(results, "inputs", rows)
-    run(matrix, rows, results, bool(accumulate))
+    made = _Results(results, bool(accumulate))
+    run(matrix, _widened(rows), made.rows, bool(accumulate))
+    made.finish()
     return out
 
 
@@ -205,7 +248,9 @@ def encode(
     results = _checked("out", [("out", _vector("out", out))], True)
     _require("out", results, "gradients", dtype, 1, length)
     _refuse_overlap(results, "gradients", rows)
-    _segments.encode(run, matrix, rows, results[0], bool(accumulate))
+    made = _Results(results, bool(accumulate))
+    _segments.encode(run, matrix, _widened(rows), made.rows[0], bool(accumulate))
+    made.finish()
     return results[0]
 
 
@@ -241,7 +286,9 @@ def decode(weights: Any, messages: Any, length: int, out: Any = None, threads: i
     _require("out", results, "messages", dtype, 1, total)
     for g, rows in enumerate(groups):
         _refuse_overlap(results, f"messages[{g}]", rows)
-    _segments.decode(run, matrices, groups, total, results[0])
+    made = _Results(results, False)
+    _segments.decode(run, matrices, [_widened(rows) for rows in groups], total, made.rows[0])
+    made.finish()
     return results[0]
 
 

@@ -1,7 +1,8 @@
 """What the kernels compute, in plain NumPy: slow, wider inside, and what every backend is tested against.
 
-Coefficients are rounded to the inputs' element type, sums are taken in ``numpy.longdouble`` and rounded once at the
-end. Given longdouble inputs the functions return unrounded results. Arguments are not checked.
+Coefficients are rounded to the type computed in (float32 for half types, else the inputs'), sums are taken in
+``numpy.longdouble`` and rounded once at the end. Given longdouble inputs the functions return unrounded results.
+Arguments are not checked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Rows = Array | Sequence[Array]
 
 def _into(coefficients: Array, inputs: Sequence[Array], out: Sequence[Array], accumulate: bool) -> None:
     rows = np.stack(inputs).astype(np.longdouble)
-    sums = coefficients.astype(inputs[0].dtype).astype(np.longdouble) @ rows
+    kind = inputs[0].dtype
+    sums = coefficients.astype(np.float32 if kind.itemsize == 2 else kind).astype(np.longdouble) @ rows
     for p, row in enumerate(out):
         row[...] = row.astype(np.longdouble) + sums[p] if accumulate else sums[p]
 

@@ -1,16 +1,17 @@
 // The C++ core under AddressSanitizer and UBSan: every instruction set of this machine against naive loops, bit for
 // bit. Every row is a heap block of its exact size, so that a read or write one element off is an error. Run by
 // tests/csrc/run_sanitized.sh.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core.h"
@@ -22,6 +23,49 @@ using fastgc::Index;
 int failures = 0;
 long cases = 0;
 
+using fastgc::BFloat16;
+using fastgc::Compute;
+using fastgc::Float16;
+
+// The half types by their definition: a significand of 11 or 8 bits, the smallest exponent -24 or -133.
+double value(float x) { return x; }
+double value(double x) { return x; }
+double value(Float16 x) {
+    const int exponent = x.bits >> 10 & 31, fraction = x.bits & 1023;
+    const double size = exponent == 31
+                            ? (fraction != 0 ? std::nan("") : HUGE_VAL)
+                            : std::ldexp(exponent == 0 ? fraction : fraction + 1024, std::max(exponent, 1) - 25);
+    return x.bits >> 15 != 0 ? -size : size;
+}
+double value(BFloat16 x) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(x.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, 4);
+    return wide;
+}
+std::uint16_t half_bits(double x, int digits, int smallest, int largest) {
+    const std::uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+    const double size = std::fabs(x);
+    const int all = 1 << (16 - digits);  // the exponent of infinity
+    if (std::isnan(x)) return static_cast<std::uint16_t>(sign | (all - 1) << (digits - 1) | 1 << (digits - 2));
+    int exponent = smallest;
+    if (size > 0) std::frexp(size, &exponent);
+    const int unit = std::max(exponent - digits, smallest);
+    const double units = std::nearbyint(std::ldexp(size, -unit));  // to even, as the environment rounds
+    if (std::ldexp(units, unit) >= std::ldexp(1.0, largest))
+        return static_cast<std::uint16_t>(sign | (all - 1) << (digits - 1));
+    return static_cast<std::uint16_t>(sign + (static_cast<int>(units) + ((unit - smallest) << (digits - 1))));
+}
+template <class Out>
+Out rounded(double x) {
+    if constexpr (std::is_same_v<Out, Float16>)
+        return {half_bits(x, 11, -24, 16)};
+    else if constexpr (std::is_same_v<Out, BFloat16>)
+        return {half_bits(x, 8, -133, 128)};
+    else
+        return static_cast<Out>(x);
+}
+
 template <class T>
 class Row {
   public:
@@ -29,8 +73,7 @@ class Row {
     Row(Index length, Index offset, std::mt19937& random, bool poison = false)
         : block_(new T[static_cast<std::size_t>(length + offset)]), data_(block_.get() + offset), length_(length) {
         std::normal_distribution<double> normal;
-        for (Index i = 0; i < length; ++i)
-            data_[i] = poison ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(normal(random));
+        for (Index i = 0; i < length; ++i) data_[i] = rounded<T>(poison ? std::nan("") : normal(random));
     }
     T* data() const { return data_; }
     Index length() const { return length_; }
@@ -80,7 +123,7 @@ template <class T>
 void expect(T wanted, T got, const std::string& where) {
     ++cases;
     if (std::memcmp(&wanted, &got, sizeof(T)) == 0) return;
-    if (++failures <= 20) std::printf("%s: expected %.17g, got %.17g\n", where.c_str(), double(wanted), double(got));
+    if (++failures <= 20) std::printf("%s: expected %.17g, got %.17g\n", where.c_str(), value(wanted), value(got));
 }
 
 std::string label(const char* what, const fastgc::Options& how, std::initializer_list<Index> sizes) {
@@ -89,49 +132,53 @@ std::string label(const char* what, const fastgc::Options& how, std::initializer
     return text;
 }
 
-template <class T>
+template <class In, class Out>
 void test_lincomb(const fastgc::Options& how, Index P, Index Q, Index length, bool accumulate, std::mt19937& random) {
+    using T = Compute<In>;
     const bool fused = how.kernels->fused;
     const auto c = numbers(P * Q, random);
-    const auto in = rows<T>(Q, length, length % 3, random);
-    const auto out = rows<T>(P, length, Q % 4, random, !accumulate);
-    std::vector<std::vector<T>> before;
-    for (const Row<T>& row : out) before.emplace_back(row.data(), row.data() + length);
+    const auto in = rows<In>(Q, length, length % 3, random);
+    const auto out = rows<Out>(P, length, Q % 4, random, !accumulate);
+    std::vector<std::vector<Out>> before;
+    for (const Row<Out>& row : out) before.emplace_back(row.data(), row.data() + length);
     const auto sources = pointers(in);
     const auto targets = pointers(out);
-    fastgc::lincomb<T>(c.data(), P, Q, sources.data(), targets.data(), length, accumulate, how);
-    const std::string where = label("lincomb", how, {static_cast<Index>(sizeof(T)), P, Q, length, accumulate});
+    fastgc::lincomb<In, Out>(c.data(), P, Q, sources.data(), targets.data(), length, accumulate, how);
+    const std::string where = label("lincomb", how, {Index{sizeof(In)}, Index{sizeof(Out)}, P, Q, length, accumulate});
     for (Index p = 0; p < P; ++p)
         for (Index x = 0; x < length; ++x) {
             const double* row = c.data() + p * Q;
-            T sum = accumulate ? step(fused, row[0], in[0].data()[x], before[p][x]) : start(row[0], in[0].data()[x]);
-            for (Index q = 1; q < Q; ++q) sum = step(fused, row[q], in[q].data()[x], sum);
-            expect(sum, out[p].data()[x], where);
+            const auto input = [&](Index q) { return static_cast<T>(value(in[q].data()[x])); };
+            T sum = accumulate ? step(fused, row[0], input(0), static_cast<T>(value(before[p][x])))
+                               : start(row[0], input(0));
+            for (Index q = 1; q < Q; ++q) sum = step(fused, row[q], input(q), sum);
+            expect(rounded<Out>(sum), out[p].data()[x], where);
         }
 }
 
-template <class T>
+template <class In, class Out>
 void test_encode(const fastgc::Options& how, Index d, Index m, Index length, bool accumulate, std::mt19937& random) {
+    using T = Compute<In>;
     const bool fused = how.kernels->fused;
     const Index block = fastgc::block_length(length, m);
     const auto c = numbers(d * m, random);
-    const auto in = rows<T>(d, length, m % 3, random);
-    const Row<T> out(block, d % 4, random, !accumulate);
-    const std::vector<T> before(out.data(), out.data() + block);
+    const auto in = rows<In>(d, length, m % 3, random);
+    const Row<Out> out(block, d % 4, random, !accumulate);
+    const std::vector<Out> before(out.data(), out.data() + block);
     const auto sources = pointers(in);
-    fastgc::encode<T>(c.data(), d, m, sources.data(), length, out.data(), accumulate, how);
-    const std::string where = label("encode", how, {static_cast<Index>(sizeof(T)), d, m, length, accumulate});
+    fastgc::encode<In, Out>(c.data(), d, m, sources.data(), length, out.data(), accumulate, how);
+    const std::string where = label("encode", how, {Index{sizeof(In)}, Index{sizeof(Out)}, d, m, length, accumulate});
     for (Index x = 0; x < block; ++x) {
         bool first = !accumulate;
-        T sum = before[x];
+        T sum = static_cast<T>(value(before[x]));
         for (Index j = 0; j < d; ++j)
             for (Index u = 0; u < m; ++u) {
                 if (u * block + x >= length) continue;
-                const T value = in[j].data()[u * block + x];
-                sum = first ? start(c[j * m + u], value) : step(fused, c[j * m + u], value, sum);
+                const T input = static_cast<T>(value(in[j].data()[u * block + x]));
+                sum = first ? start(c[j * m + u], input) : step(fused, c[j * m + u], input, sum);
                 first = false;
             }
-        expect(sum, out.data()[x], where);
+        expect(rounded<Out>(sum), out.data()[x], where);
     }
 }
 
@@ -142,35 +189,37 @@ T tree(const std::vector<T>& leaves, std::size_t lo, std::size_t hi) {
     return tree(leaves, lo, mid) + tree(leaves, mid, hi);
 }
 
-template <class T>
+template <class In, class Out>
 void test_decode(const fastgc::Options& how, Index groups, Index m, Index length, std::mt19937& random) {
+    using T = Compute<In>;
     const bool fused = how.kernels->fused;
     const Index block = fastgc::block_length(length, m);
     std::vector<std::vector<double>> weights;
-    std::vector<std::vector<Row<T>>> messages;
-    std::vector<std::vector<T*>> sources;
-    std::vector<fastgc::Received<T>> received;
+    std::vector<std::vector<Row<In>>> messages;
+    std::vector<std::vector<In*>> sources;
+    std::vector<fastgc::Received<In>> received;
     for (Index g = 0; g < groups; ++g) {
         const Index count = 1 + g % 4;
         weights.push_back(numbers(m * count, random));
-        messages.push_back(rows<T>(count, block, g % 3, random));
+        messages.push_back(rows<In>(count, block, g % 3, random));
         sources.push_back(pointers(messages.back()));
     }
     for (Index g = 0; g < groups; ++g)
         received.push_back({weights[g].data(), sources[g].data(), static_cast<Index>(sources[g].size())});
-    const Row<T> out(length, groups % 4, random, true);
-    fastgc::decode<T>(received.data(), groups, m, length, out.data(), how);
-    const std::string where = label("decode", how, {static_cast<Index>(sizeof(T)), groups, m, length});
+    const Row<Out> out(length, groups % 4, random, true);
+    fastgc::decode<In, Out>(received.data(), groups, m, length, out.data(), how);
+    const std::string where = label("decode", how, {Index{sizeof(In)}, Index{sizeof(Out)}, groups, m, length});
     std::vector<T> leaves(static_cast<std::size_t>(groups));
     for (Index i = 0; i < length; ++i) {
         const Index u = i / block, x = i % block;
         for (Index g = 0; g < groups; ++g) {
             const Index count = received[g].count;
-            T sum = start(weights[g][u * count], sources[g][0][x]);
-            for (Index q = 1; q < count; ++q) sum = step(fused, weights[g][u * count + q], sources[g][q][x], sum);
+            const auto input = [&](Index q) { return static_cast<T>(value(sources[g][q][x])); };
+            T sum = start(weights[g][u * count], input(0));
+            for (Index q = 1; q < count; ++q) sum = step(fused, weights[g][u * count + q], input(q), sum);
             leaves[g] = sum;
         }
-        expect(tree(leaves, 0, leaves.size()), out.data()[i], where);
+        expect(rounded<Out>(tree(leaves, 0, leaves.size())), out.data()[i], where);
     }
 }
 
@@ -281,28 +330,41 @@ void test_singular(const fastgc::Options& how) {
     expect<double>(1, flags[2], label("singular", how, {2}));
 }
 
-template <class T>
+template <class In, class Out>
 void test_all(const fastgc::Options& how, std::mt19937& random) {
-    // Lengths from the widest vector; smaller vectors divide it.
-    const Index N = 64 / static_cast<Index>(sizeof(T));
-    const std::vector<Index> lengths{1,         N / 4 - 1, N / 4 + 1, N / 2,         N - 1,     N,   N + 1,
-                                     4 * N / 3, 4 * N - 1, 4 * N,     4 * N + N + 3, 8 * N + 2, 1001};
+    // Lengths from the widest vector; smaller vectors divide it. Pairs with a half type get every other size.
+    const Index N = 64 / static_cast<Index>(sizeof(Compute<In>));
+    const bool thin = sizeof(In) + sizeof(Out) < 8 || sizeof(In) != sizeof(Out);
+    const std::vector<Index> all{1,         N / 4 - 1, N / 4 + 1, N / 2,         N - 1,     N,   N + 1,
+                                 4 * N / 3, 4 * N - 1, 4 * N,     4 * N + N + 3, 8 * N + 2, 1001};
+    std::vector<Index> lengths;
+    for (std::size_t i = 0; i < all.size(); i += thin ? 2 : 1) lengths.push_back(all[i]);
     for (Index P : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17})
         for (Index Q : {1, 2, 3, 8, 19})
             for (Index length : lengths)
-                for (bool accumulate : {false, true}) test_lincomb<T>(how, P, Q, length, accumulate, random);
-    test_lincomb<T>(how, 11, 40, 7001, false, random);  // more columns than a stretch of `product` takes
-    test_lincomb<T>(how, 11, 40, 7001, true, random);
-    for (Index m = 1; m <= 6; ++m) {
-        for (Index length = 1; length <= 40; ++length)
-            for (Index d : {1, 3}) {
-                test_encode<T>(how, d, m, length, length % 2 == 0, random);
-                test_decode<T>(how, d, m, length, random);
-            }
-        for (Index groups = 1; groups <= 9; ++groups) test_decode<T>(how, groups, m, 20 * N + 7, random);
+                for (bool accumulate : {false, true})
+                    if (!thin || (P + Q) % 2 == 0) test_lincomb<In, Out>(how, P, Q, length, accumulate, random);
+    for (bool accumulate : {false, true}) {  // every way in which Plan::run cuts
+        test_lincomb<In, Out>(how, 11, 40, 3001, accumulate, random);
+        test_lincomb<In, Out>(how, 2, 20, 9001, accumulate, random);
+        test_lincomb<In, Out>(how, 1, 3, 40001, accumulate, random);
     }
-    test_encode<T>(how, 4, 3, 30011, false, random);
-    test_decode<T>(how, 6, 4, 200003, random);  // several chunks of the tree
+    for (Index m = 1; m <= 6; ++m) {
+        for (Index length = 1; length <= 40; length += thin ? 3 : 1)
+            for (Index d : {1, 3}) {
+                test_encode<In, Out>(how, d, m, length, length % 2 == 0, random);
+                test_decode<In, Out>(how, d, m, length, random);
+            }
+        for (Index groups = 1; groups <= 9; ++groups) test_decode<In, Out>(how, groups, m, 20 * N + 7, random);
+    }
+    test_encode<In, Out>(how, 4, 3, 30011, false, random);
+    test_decode<In, Out>(how, 6, 4, thin ? 50003 : 200003, random);  // several chunks of the tree
+}
+
+// Results past the caches need more than 32 MiB of them, and copies of many rows as much to move.
+void test_large(const fastgc::Options& how, std::mt19937& random) {
+    test_lincomb<float, float>(how, 3, 1, 2800013, false, random);
+    test_lincomb<float, float>(how, 50, 2, 162001, false, random);
 }
 
 }  // namespace
@@ -315,8 +377,15 @@ int main() {
             how.kernels = kernels;
             how.threads = threads;
             if (threads > 1) how.grain = 256;  // so that short rows are cut as well
-            test_all<float>(how, random);
-            test_all<double>(how, random);
+            test_all<float, float>(how, random);
+            test_all<float, Float16>(how, random);
+            test_all<float, BFloat16>(how, random);
+            test_all<double, double>(how, random);
+            test_all<Float16, Float16>(how, random);
+            test_all<Float16, float>(how, random);
+            test_all<BFloat16, BFloat16>(how, random);
+            test_all<BFloat16, float>(how, random);
+            test_large(how, random);
             for (Index k = 1; k <= 20; ++k) {
                 test_decoding_weights(how, 2 * k + 1, k, 41, random);
                 test_singular_lanes(how, k, random);

@@ -85,6 +85,42 @@ def test_threads_change_no_bit(P, Q, length, dtype, monkeypatch):
 
 
 @dtypes
+@pytest.mark.parametrize(
+    ("P", "Q", "length", "stride"),
+    [
+        (1, 40, 70_001, 0),  # passes over inputs, chains at rest in the outputs
+        (8, 20, 30_011, 0),
+        (20, 70, 1_003, 0),  # panels of inputs, several passes
+        (9, 12, 3_001, 4096),  # rows that share the sets of the cache: panels are copied
+        (9, 40, 700, 1024),
+        (48, 2, 171_001, 0),  # many rows from memory: likewise
+        (1, 2, 8_400_003, 0),  # results past the caches, in whole lines
+        (4, 3, 2_100_013, 0),
+        (5, 1, 1_700_000, 4096),
+    ],
+)
+def test_every_way_of_cutting(P, Q, length, stride, dtype):
+    """The sizes at which the core cuts differently (core.cpp); with a stride, rows lie a multiple of it apart."""
+    rng = np.random.default_rng(length)
+    c = rng.standard_normal((P, Q))
+    x = rng.standard_normal((Q, length), np.float32).astype(dtype)
+    if stride:
+        x = np.resize(x, (Q, -(-length // stride) * stride))[:, :length]
+    fused = [variant for variant in VARIANTS if variant.fused]
+    wanted, _ = guarded(P, length, dtype)
+    _numba.lincomb(c, x, wanted)
+    for variant in fused[:-1]:
+        for offset, threads in [(0, None), (3, 1)]:
+            out, buffer = guarded(P, length, dtype, np.nan, offset)
+            variant.lincomb(c, misaligned(x, offset) if offset else x, out, threads=threads)
+            assert guards_hold(buffer, length, offset)
+            assert np.array_equal(out.view(f"u{out.itemsize}"), wanted.view(f"u{out.itemsize}"))
+    sample = np.linspace(0, length - 1, 1000).astype(int)
+    exact, magnitude = products(c, x[:, sample], dtype)
+    assert (np.abs(wanted[:, sample] - exact) <= gamma(Q, dtype) * magnitude).all()
+
+
+@dtypes
 @variants
 def test_passes_with_accumulate_have_the_bits_of_one(variant, dtype):
     rng = np.random.default_rng(5)
@@ -186,8 +222,9 @@ shared = np.zeros((6, 8))
 line = np.zeros(40)
 
 BAD = {
-    "integers": ({"inputs": np.ones((3, 8), int)}, TypeError, r"inputs.*float32 or float64.*int64"),
-    "half": ({"inputs": np.ones((3, 8), np.float16)}, TypeError, r"inputs.*float16"),
+    "integers": ({"inputs": np.ones((3, 8), int)}, TypeError, r"inputs.*float32.*int64"),
+    "half into double": ({"inputs": np.ones((3, 8), np.float16)}, TypeError, r"out.*float16.*float64"),
+    "bytes": ({"inputs": np.ones((3, 8), "V2")}, TypeError, r"inputs.*float16 or bfloat16.*V2"),
     "longdouble": ({"inputs": np.ones((3, 8), np.longdouble)}, TypeError, r"inputs.*longdouble|inputs.*float128"),
     "complex": ({"inputs": np.ones((3, 8), complex)}, TypeError, r"inputs.*complex128"),
     "byte order": ({"inputs": np.ones((3, 8), ">f8")}, TypeError, r"inputs.*native byte order"),

@@ -9,13 +9,17 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp bench/*.cpp)
 
-.PHONY: train test setup lint format types sanitize aarch64 soak bench clean
+.PHONY: train test unit setup lint format types sanitize aarch64 soak bench clean
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
 	    --schemes uncoded cyclic_repetition:stragglers=2 polynomial:stragglers=2,reduction=2 grouped:load=4,reduction=2
 
-test: lint types sanitize
+# The sanitizers' build takes one core for minutes, the tests mostly the other.
+test: lint types
+	$(MAKE) --no-print-directory -j2 sanitize unit
+
+unit: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m "not soak"
 
 setup: $(VENV)/dev.stamp

@@ -60,23 +60,25 @@
 # undef FASTGC_TARGET
 # undef FASTGC_TARGET_ID
 
-# define FASTGC_TARGET avx512
-# define FASTGC_TARGET_ID FASTGC_AVX512_ID
-# ifdef __clang__
-#  pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c"))), \
-                               apply_to = function)
-# else
-#  pragma GCC push_options
-#  pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")
+# ifndef FASTGC_WITHOUT_AVX512  // for builds that take long and will not run it
+#  define FASTGC_TARGET avx512
+#  define FASTGC_TARGET_ID FASTGC_AVX512_ID
+#  ifdef __clang__
+#   pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c"))), \
+                                apply_to = function)
+#  else
+#   pragma GCC push_options
+#   pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")
+#  endif
+#  include "kernels-inl.h"
+#  ifdef __clang__
+#   pragma clang attribute pop
+#  else
+#   pragma GCC pop_options
+#  endif
+#  undef FASTGC_TARGET
+#  undef FASTGC_TARGET_ID
 # endif
-# include "kernels-inl.h"
-# ifdef __clang__
-#  pragma clang attribute pop
-# else
-#  pragma GCC pop_options
-# endif
-# undef FASTGC_TARGET
-# undef FASTGC_TARGET_ID
 #endif
 
 #ifdef FASTGC_NEON  // part of every AArch64, so no region is needed
@@ -97,9 +99,11 @@ const std::vector<const Kernels*>& available_kernels() {
         const bool f16c = __get_cpuid(1, &leaf[0], &leaf[1], &leaf[2], &leaf[3]) != 0 && (leaf[2] & bit_F16C) != 0;
         __builtin_cpu_init();  // cpu_supports also asks whether the operating system saves the wide registers
         if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(&avx2::kernels);
+# ifndef FASTGC_WITHOUT_AVX512
         if (f16c && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma"))
             list.push_back(&avx512::kernels);
+# endif
 #endif
 #ifdef FASTGC_NEON
         list.push_back(&neon::kernels);

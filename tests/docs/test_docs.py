@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import warnings
 from pathlib import Path
@@ -129,3 +130,15 @@ def test_relative_links_resolve(page: Path) -> None:
         if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
             broken.append(target)
     assert broken == []
+
+
+def test_the_readme_shows_the_committed_training_figures() -> None:
+    results = json.loads((ROOT / "bench" / "results" / "training.json").read_text(encoding="utf-8"))
+    assert {"cpu", "date", "commit", "command", "versions"} <= set(results)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = results["runs"][0]["mean_seconds"]
+    for run in results["runs"]:
+        times = [f"{run[name] * 1000:.0f}" for name in ("mean_seconds", "median_seconds", "p95_seconds")]
+        ratio = f"{run['mean_seconds'] / first:.2f}"
+        cells = [f"`{run['scheme']}`", f"{run['test_auc']:.4f}", *times, f"{run['bytes_received'] / 1e6:.0f}", ratio]
+        assert f"| {' | '.join(cells)} |" in readme

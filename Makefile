@@ -40,7 +40,7 @@ sanitize:
 aarch64:
 	tests/csrc/run_aarch64.sh
 
-# Every promised survivor set × every length to 1000 × both element types: 16 minutes on 2 cores as two halves, twice that as one.
+# Every promised survivor set × every length to 1000 × both element types: 32 minutes of one core.
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m soak
 

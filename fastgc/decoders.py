@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -54,6 +55,14 @@ class Decoder(Protocol):
 
     def condition_number(self, mask: int) -> float | None:
         """Of a decodable set; None where it would depend on how the encoding matrix was factored."""
+
+
+def _by_size(masks: Sequence[int]) -> dict[int, list[int]]:
+    """Masks by the number of their positions: sets of one size are solved as one batch."""
+    found: dict[int, list[int]] = {}
+    for mask in masks:
+        found.setdefault(mask.bit_count(), []).append(mask)
+    return found
 
 
 class LinearDecoder:
@@ -113,24 +122,18 @@ class LinearDecoder:
     def surely_decodable(self, masks: Sequence[int]) -> bool:
         """See `Decoder`."""
         enough = self.workers - self.tolerated
-        by_size: dict[int, list[int]] = {}
-        for mask in masks:
-            by_size.setdefault(mask.bit_count(), []).append(mask)
         return all(
             (self._all_checked and size >= enough)
             or (size >= self.code.k and kernels.full_rank(self.code.generator, kernels.positions(same)).all())
-            for size, same in by_size.items()
+            for size, same in _by_size(masks).items()
         )
 
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """See `Decoder`."""
         if len(masks) == 1:
             return [self._weights(kernels.positions(masks[0]))]
-        by_size: dict[int, list[int]] = {}
-        for mask in masks:
-            by_size.setdefault(mask.bit_count(), []).append(mask)
         found: dict[int, Matrix] = {}
-        for same in by_size.values():
+        for same in _by_size(masks).values():
             found.update(zip(same, self._weights(kernels.positions(same)), strict=True))
         return [found[mask] for mask in masks]
 
@@ -139,10 +142,8 @@ class LinearDecoder:
         if self.target is None:
             return self.code.pattern_weights(rows)
         if rows.shape[-1] >= self.code.k:
-            try:
+            with suppress(NotDecodableError):  # below rank k, but the target is spanned
                 return kernels.least_norm_weights(self.code.generator, rows, self.target)
-            except NotDecodableError:
-                pass  # below rank k, but the target is spanned
         if rows.ndim == 1:
             return linalg.solve_rows(self.code.generator[rows], self.target)
         return np.stack([self._weights(row) for row in rows])  # each as if alone

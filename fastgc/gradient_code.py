@@ -291,7 +291,7 @@ class GradientCode:
         """The sum of all partitions' gradients from the messages of the survivors.
 
         The bits of the result depend on the set of survivors and on nothing else (between machines they also need the
-        same LAPACK where weights are not those of k rows of a grouped scheme's code).
+        same LAPACK where the survivors' rows of the generator are dependent and the sum is determined all the same).
 
         Parameters
         ----------

@@ -141,7 +141,6 @@ def _train(options: argparse.Namespace) -> int:
     from mpi_runner.display import Display, Follower
 
     claim(config)
-
     with Display(config, scheme) as display:
         follower = Follower(run, display)
         status = launch.run(config.workers + 1, arguments(config), follower.look)

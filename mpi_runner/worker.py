@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from fastgc import GradientCode
 from mpi_runner import wire
-from mpi_runner.delays import Delay
+from mpi_runner.delays import Delay, own_speed
 from mpi_runner.models import Model, Partition
 from mpi_runner.transport import Poller, wait
 from mpi_runner.wire import Spent, Wire
@@ -35,7 +35,7 @@ class Worker:
     partitions : sequence of Partition
         Those of ``scheme.assignment[worker]``, in that order.
     delay : Delay
-        Injected: a share of it after each partition.
+        Injected: a share of computing's after each partition, sending's before the message.
     seed : int
         Of the delay.
     poller : Poller
@@ -58,6 +58,7 @@ class Worker:
         self._partitions = dict(zip(scheme.assignment[self._number], partitions, strict=True))
         self._delay = delay
         self._seed = seed
+        self._speed = own_speed()
         self._poller = poller
         dtype = model.initial().dtype
         self._wire = Wire(scheme, model.length, dtype)
@@ -93,12 +94,14 @@ class Worker:
     def _compute(self, iteration: int) -> tuple[bool, Spent]:
         """Fill the result buffer; whether that was done, and not abandoned half-way, and the time spent on it."""
         load = len(self._partitions)
-        delay = self._delay.seconds(self._seed, self._number, iteration, load, self._scheme.workers)
+        key = (self._seed, self._number, iteration)
+        away = self._delay.computing.whole
+        delay = self._delay.compute_seconds(*key, load, self._scheme.workers) / (1.0 if away else self._speed)
         parameters = self._wire.parameters(self._model_in)
         wait(self._sent, self._poller)  # long done: the master has answered it with this model
         self._gradient_encoder.reset()
         self._statistics_encoder.reset()
-        slept = self._sleep(delay) if self._delay.whole else 0.0
+        slept = self._sleep(delay) if away else 0.0
         computed = encoded = 0.0
         for number, partition in self._partitions.items():
             if self._is_over(iteration):
@@ -110,8 +113,11 @@ class Worker:
             self._statistics_encoder.add(number, np.array([loss, partition.count], np.float64))
             computed += between - start
             encoded += time.perf_counter() - between
-            if not self._delay.whole:
+            if not away:
                 slept += self._sleep(delay / load)
+        if not self._is_over(iteration):  # a slow link, as far as anybody can tell: not among the worker's own seconds
+            share = self._wire.message_length / self._wire.length
+            self._sleep(self._delay.send_seconds(*key, share, self._scheme.workers))
         return not self._is_over(iteration), Spent(computed, encoded, slept)
 
     def _is_over(self, iteration: int) -> bool:

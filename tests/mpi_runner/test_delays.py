@@ -22,13 +22,20 @@ PINNED = {
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("none", delays.NoDelay()),
-        ("fixed:0.5:2", delays.Fixed(0.5, 2)),
-        ("fixed:0:0", delays.Fixed(0.0, 0)),
-        ("fixed:1e-3:12", delays.Fixed(0.001, 12)),
-        ("exponential:0.02", delays.Exponential(0.02)),
-        ("exponential:0.02:0.01", delays.Exponential(0.02, 0.01)),
-        ("exponential:-0.0", delays.Exponential(0.0)),
+        ("none", delays.Delay(delays.NoDelay())),
+        ("fixed:0.5:2", delays.Delay(delays.Fixed(0.5, 2))),
+        ("fixed:0:0", delays.Delay(delays.Fixed(0.0, 0))),
+        ("fixed:1e-3:12", delays.Delay(delays.Fixed(0.001, 12))),
+        ("slow:0.1:4,0,2", delays.Delay(delays.Slow(0.1, (0, 2, 4)))),
+        ("exponential:0.02", delays.Delay(delays.Exponential(0.02))),
+        ("exponential:0.02:0.01", delays.Delay(delays.Exponential(0.02, 0.01))),
+        ("exponential:-0.0", delays.Delay(delays.Exponential(0.0))),
+        ("pareto:0.01:1.5", delays.Delay(delays.Pareto(0.01, 1.5))),
+        ("markov:0.1:0.05:0.2", delays.Delay(delays.Markov(0.1, 0.05, 0.2))),
+        ("replay:/runs/a:b+c", delays.Delay(delays.Replay("/runs/a:b+c"))),
+        ("none+send:pareto:1:3", delays.Delay(delays.NoDelay(), delays.Pareto(1.0, 3.0))),
+        ("fixed:1:2+send:none", delays.Delay(delays.Fixed(1.0, 2))),
+        ("slow:1:0+send:replay:/r", delays.Delay(delays.Slow(1.0, (0,)), delays.Replay("/r"))),
     ],
 )
 def test_parse_and_back(spec: str, expected: delays.Delay) -> None:
@@ -43,6 +50,21 @@ def test_parse_and_back(spec: str, expected: delays.Delay) -> None:
         "None",
         "none:",
         "pareto:1",
+        "pareto:1:1",
+        "pareto:1:nan",
+        "slow:1:",
+        "slow:1:1,1",
+        "slow:1:-1",
+        "slow:1:0;1",
+        "markov:1:0.5",
+        "markov:1:0:0.5",
+        "markov:1:0.5:1.5",
+        "replay:",
+        "replay",
+        "none+send:",
+        "none+send:fixed",
+        "send:none",
+        "none+send:none+send:none",
         "fixed",
         "fixed:1",
         "fixed:1:2:3",
@@ -97,7 +119,7 @@ def test_draws_refuse_what_is_out_of_range(seed: int, worker: int, iteration: in
 def test_none() -> None:
     delay = delays.parse("none")
     delay.check(1)
-    assert delay.seconds(1, 0, 0, 4, 8) == 0
+    assert delay.compute_seconds(1, 0, 0, 4, 8) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 8])
@@ -107,10 +129,10 @@ def test_fixed_delays_the_smallest_draws(count: int) -> None:
     delay.check(workers)
     chosen = set()
     for iteration in range(20):
-        slow = {worker for worker in range(workers) if delay.seconds(3, worker, iteration, 4, workers) > 0}
+        slow = {worker for worker in range(workers) if delay.compute_seconds(3, worker, iteration, 4, workers) > 0}
         order = sorted(range(workers), key=lambda worker: delays.unit_draw(3, worker, iteration))
         assert slow == set(order[:count])
-        assert all(delay.seconds(3, worker, iteration, 1, workers) == 0.25 for worker in slow)
+        assert all(delay.compute_seconds(3, worker, iteration, 1, workers) == 0.25 for worker in slow)
         chosen.add(frozenset(slow))
     assert len(chosen) > 1 or count in (0, workers)
 
@@ -125,11 +147,100 @@ def test_exponential_scales_one_draw_with_the_load() -> None:
     for worker in range(5):
         unit = -math.log(delays.unit_draw(11, worker, 2))
         for load in (1, 2, 6):
-            assert delay.seconds(11, worker, 2, load, 5) == pytest.approx(load * (0.01 + 0.02 * unit), rel=1e-15)
+            assert delay.compute_seconds(11, worker, 2, load, 5) == pytest.approx(
+                load * (0.01 + 0.02 * unit), rel=1e-15
+            )
 
 
 def test_exponential_mean() -> None:
     delay = delays.parse("exponential:0.5")
-    seconds = [delay.seconds(5, worker, iteration, 1, 20) for worker in range(20) for iteration in range(200)]
+    seconds = [delay.compute_seconds(5, worker, iteration, 1, 20) for worker in range(20) for iteration in range(200)]
     # The mean of N exponentials has standard deviation mean/√N: four of them.
     assert np.mean(seconds) == pytest.approx(0.5, rel=4 / math.sqrt(len(seconds)))
+
+
+EVERY = ["fixed:0.25:3", "slow:0.1:1,5", "exponential:0.02:0.01", "pareto:0.01:2", "markov:0.1:0.2:0.3"]
+GRID = [(worker, iteration) for iteration in range(30) for worker in range(8)]
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_schemes_differ_in_the_scaling_alone(spec: str) -> None:
+    """Computing takes the load times as long, sending the share of the gradient's length; the draws stay the same."""
+    delay = delays.parse(f"{spec}+send:{spec}")
+    for worker, iteration in GRID:
+        once = delay.compute_seconds(3, worker, iteration, 1, 8)
+        sent = delay.send_seconds(3, worker, iteration, 1.0, 8)
+        for load, share in ((2, 0.5), (3, 1 / 3), (7, 0.25)):
+            scaled = (
+                delay.compute_seconds(3, worker, iteration, load, 8),
+                delay.send_seconds(3, worker, iteration, share, 8),
+            )
+            assert scaled == ((once, sent) if spec.startswith("fixed") else (load * once, share * sent))
+
+
+@pytest.mark.parametrize("spec", ["fixed:0.25:3", "exponential:0.02", "pareto:0.01:2", "markov:0.1:0.2:0.3"])
+def test_computing_and_sending_are_drawn_apart(spec: str) -> None:
+    delay = delays.parse(f"{spec}+send:{spec}")
+    computing = [delay.compute_seconds(3, worker, iteration, 1, 8) for worker, iteration in GRID]
+    sending = [delay.send_seconds(3, worker, iteration, 1.0, 8) for worker, iteration in GRID]
+    assert computing != sending
+    # Uncorrelated: of N pairs the coefficient has standard deviation 1/√N. Ranks, since a Pareto tail has no variance.
+    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (computing, sending)]
+    if spec.startswith(("exponential", "pareto")):
+        assert abs(np.corrcoef(ranks)[0, 1]) < 4 / math.sqrt(len(GRID))
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_draws_do_not_depend_on_what_was_asked_before(spec: str) -> None:
+    forward = [delays.parse(spec).compute_seconds(9, worker, iteration, 2, 8) for worker, iteration in GRID]
+    backward = [delays.parse(spec).compute_seconds(9, worker, iteration, 2, 8) for worker, iteration in reversed(GRID)]
+    assert forward == backward[::-1]
+
+
+def test_slow_names_the_same_workers_in_every_iteration() -> None:
+    delay = delays.parse("slow:0.1:1,5")
+    delay.check(6)
+    assert {w for w, i in GRID if delay.compute_seconds(3, w, i, 1, 8) > 0} == {1, 5}
+    with pytest.raises(ValueError, match=r"slow:0.1:1,5: there is no worker 5 among 5, counted from 0"):
+        delay.check(5)
+
+
+def test_pareto_has_its_tail() -> None:
+    delay = delays.parse("pareto:0.5:2")
+    seconds = np.array([delay.compute_seconds(5, worker, i, 1, 20) for worker in range(20) for i in range(200)])
+    assert seconds.min() >= 0.5
+    for longer in (0.7, 1.0, 2.0):
+        expected = (0.5 / longer) ** 2
+        deviation = math.sqrt(expected * (1 - expected) / seconds.size)
+        assert np.mean(seconds > longer) == pytest.approx(expected, abs=4 * deviation)
+
+
+@pytest.mark.parametrize(("enter", "leave"), [(0.05, 0.2), (0.9, 0.8), (0.3, 0.7), (1.0, 1.0), (0.2, 1.0)])
+def test_markov_is_the_chain_it_says(enter: float, leave: float) -> None:
+    """The state found backwards is that of the chain run forwards, and it changes as often as it should."""
+    kind = delays.Markov(1.0, enter, leave)
+    moves = np.zeros((2, 2))
+    started = 0
+    for worker in range(60):
+        states = [kind.slow(4, worker, iteration) for iteration in range(80)]
+        started += states[0]
+        state = states[0]
+        for iteration in range(1, 80):
+            u = delays.unit_draw(4, worker, iteration)
+            moves[int(state)] += (not states[iteration], states[iteration])
+            state = u < 1 - leave if state else u < enter
+            assert state == states[iteration]
+    for row, chance in ((0, enter), (1, 1 - leave)):
+        visits = moves[row].sum()
+        assert moves[row, 1] / visits == pytest.approx(
+            chance, abs=4 * math.sqrt(chance * (1 - chance) / visits) + 1e-12
+        )
+    share = enter / (enter + leave)
+    assert started / 60 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 60))
+
+
+def test_speed_is_the_hosts_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(delays.SPEED, raising=False)
+    assert delays.own_speed() == 1.0
+    monkeypatch.setenv(delays.SPEED, "0.25")
+    assert delays.own_speed() == 0.25

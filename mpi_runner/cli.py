@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpi_runner data | train | compare``."""
+"""The command line: ``python -m mpi_runner data | train | compare | cluster``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from fastgc import codes, schemes
 from fastgc.cli import Parser
-from mpi_runner import launch
+from mpi_runner import delays, launch
 from mpi_runner.config import (
     ELEMENT_TYPES,
     POLLS,
@@ -31,8 +31,8 @@ SCHEME_OPTIONS = ("load", "reduction", "stragglers", "code", "uneven")
 
 def main(command: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for what cannot be run as asked, 130 after Ctrl-C, or mpirun's."""
-    options = _parser().parse_args(command)
     try:
+        options = _parser().parse_args(command)
         status: int = options.run_command(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -47,8 +47,10 @@ def main(command: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from mpi_runner.cluster import commands as cluster_commands  # psutil may be absent
+
     parser = Parser(prog="python -m mpi_runner", description="Training with coded gradients over MPI.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="data | train | compare")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="data | train | compare | cluster")
 
     data = commands.add_parser("data", help="fetch and encode the data beforehand", description=_data.__doc__)
     _data_options(data)
@@ -76,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--run", metavar="DIR", help="directory of the runs (default: runs/ and the time)")
     _common_options(compare)
     compare.set_defaults(run_command=_compare)
+
+    cluster_commands.add(commands)
     return parser
 
 
@@ -92,8 +96,8 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         "--delay",
         default="none",
         metavar="SPEC",
-        help="injected delays: none | fixed:SECONDS:COUNT (in each iteration COUNT workers sleep SECONDS) | "
-        "exponential:MEAN[:SHIFT] (seconds a partition, times the worker's load)",
+        help=f"injected delays: {delays.FORMS}, or two of these as COMPUTING+send:SENDING; seconds a partition, and a "
+        "message of the gradient's length",
     )
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="nesterov")
     parser.add_argument("--step", type=float, help="step size (default: 1 / smoothness of the loss)")

@@ -69,7 +69,7 @@ def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
     environment[LAUNCHED] = "1"
     command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
     command += [sys.executable, "-u", "-m", "mpi_runner", *arguments]
-    with _signals_noted() as received:
+    with signals_noted() as received:
         # A session of its own: a Ctrl-C would otherwise reach mpirun twice, from the terminal and from here, and
         # mpirun takes a second signal as an order to leave without ending its ranks.
         process = subprocess.Popen(
@@ -95,7 +95,7 @@ def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
 
 
 @contextmanager
-def _signals_noted() -> Iterator[list[int]]:
+def signals_noted() -> Iterator[list[int]]:
     """Note the signals that would end this process instead of dying of them."""
     received: list[int] = []
     before = {

@@ -6,13 +6,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastgc import codes, schemes
 from fastgc.cli import Parser
-from mpi_runner import delays, launch
+from mpi_runner import delays, launch, problems
+from mpi_runner.cache import DataError
 from mpi_runner.config import (
     ELEMENT_TYPES,
     POLLS,
@@ -24,6 +25,9 @@ from mpi_runner.config import (
     claim,
 )
 from mpi_runner.optimizers import OPTIMIZERS
+from mpi_runner.problems import DATA, MODELS
+
+T = TypeVar("T")
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 SCHEME_OPTIONS = ("load", "reduction", "stragglers", "code", "uneven")
@@ -84,11 +88,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=_rows, default=None, metavar="N|all", help="training rows used (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of rows, delays and random schemes (default: 0)")
+    parser.add_argument("--data", choices=DATA, help="(default: flights, or what the model is for)")
+    parser.add_argument("--rows", type=_rows, metavar="N|all", help="training rows used (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
 
 
 def _common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=MODELS, default="logistic", help="(default: logistic)")
     _data_options(parser)
     parser.add_argument("--workers", type=int, default=8, help="number of workers (default: 8)")
     parser.add_argument("--iterations", type=int, default=100, help="number of steps (default: 100)")
@@ -99,12 +105,13 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         help=f"injected delays: {delays.FORMS}, or two of these as COMPUTING+send:SENDING; seconds a partition, and a "
         "message of the gradient's length",
     )
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="nesterov")
-    parser.add_argument("--step", type=float, help="step size (default: 1 / smoothness of the loss)")
-    parser.add_argument("--l2", type=float, help="weight of half the squared norm (default: 10 / rows)")
+    parser.add_argument("--batch", type=_batch, metavar="N|all", help="examples in an iteration (default: the model's)")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="(default: the model's)")
+    parser.add_argument("--step", type=float, help="step size (default: the model's)")
+    parser.add_argument("--l2", type=float, help="weight of half the squared norm (default: the model's)")
     parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="float32", help="of model and messages")
     parser.add_argument("--poll", choices=POLLS, default="backoff", help="spin: ranks have cores of their own")
-    parser.add_argument("--evaluate-every", type=int, default=0, metavar="N", help="AUC every N iterations")
+    parser.add_argument("--evaluate-every", type=int, default=0, metavar="N", help="test every N iterations")
 
 
 def _rows(text: str) -> int | None:
@@ -114,15 +121,27 @@ def _rows(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"must be a number of rows or all, not {text!r}") from None
 
 
+def _batch(text: str) -> int:
+    return _rows(text) or 0
+
+
 def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, Any], run: str) -> TrainConfig:
     shared = {
         name: getattr(options, name)
         for name in (
-            "workers", "iterations", "rows", "delay", "seed", "optimizer", "dtype", "step", "l2", "poll",
-            "evaluate_every",
+            "workers", "iterations", "model", "rows", "delay", "seed", "dtype", "step", "l2", "poll", "evaluate_every",
         )
     }  # fmt: skip
-    return TrainConfig(scheme=scheme.replace("-", "_"), options=scheme_options, run=run, **shared)
+    usual = MODELS[options.model]
+    return TrainConfig(
+        scheme=scheme.replace("-", "_"),
+        options=scheme_options,
+        run=run,
+        data=options.data or usual.data[0],
+        optimizer=options.optimizer or usual.optimizer,
+        batch=usual.batch if options.batch is None else options.batch,
+        **shared,
+    )
 
 
 def _default_run(name: str) -> str:
@@ -141,7 +160,7 @@ def _train(options: argparse.Namespace) -> int:
         return train(config)
     scheme = check(config)
     check_directory(Path(run))
-    _prepare(config.rows, config.seed)
+    _prepared(lambda: problems.prepare(config))
     from mpi_runner.display import Display, Follower
 
     claim(config)
@@ -171,7 +190,7 @@ def _compare(options: argparse.Namespace) -> int:
     made = [check(config) for config in configs]
     for config in configs:
         check_directory(Path(config.run))
-    _prepare(options.rows, options.seed)
+    _prepared(lambda: problems.prepare(configs[0]))
     return compare(configs, made, folder)
 
 
@@ -191,17 +210,15 @@ def _scheme(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _data(options: argparse.Namespace) -> int:
-    """Fetch the flights data, check its hash, and encode it into the cache folder."""
-    data = _prepare(options.rows, options.seed)
-    for name, value in data.describe().items():
+    """Fetch a data set, check its hash, and encode it into the cache folder."""
+    facts = _prepared(lambda: problems.describe(options.data or DATA[0], options.rows, options.seed))
+    for name, value in facts.items():
         print(f"{name}: {value}")
     return 0
 
 
-def _prepare(rows: int | None, seed: int) -> Any:
-    from mpi_runner import flights
-
+def _prepared(prepare: Callable[[], T]) -> T:
     try:
-        return flights.prepare(rows, seed)
-    except (flights.DataError, ValueError) as error:
+        return prepare()
+    except (DataError, ValueError) as error:
         raise UsageError(str(error)) from None

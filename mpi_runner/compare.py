@@ -11,7 +11,7 @@ from mpi_runner.config import TrainConfig, arguments, claim
 from mpi_runner.display import Display, Follower, comparison, console
 
 COLUMNS = (
-    "scheme", "run", "test_auc", "final_loss", "mean_seconds", "median_seconds", "p95_seconds", "total_seconds",
+    "scheme", "run", "measure", "score", "final_loss", "mean_seconds", "median_seconds", "p95_seconds", "total_seconds",
     "bytes_received", "bytes_sent",
 )  # fmt: skip
 
@@ -27,7 +27,7 @@ def compare(configs: list[TrainConfig], made: list[GradientCode], folder: Path) 
         figures = follower.figures() if status < launch.SIGNALLED else None
         if figures is None:
             return status
-        summaries.append(figures | {"run": config.run})
+        summaries.append(figures | {"run": config.run, "score": figures[f"test_{figures['measure']}"]})
     with (folder / "compare.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()

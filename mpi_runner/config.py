@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastgc import GradientCode, codes, kernels, schemes
-from mpi_runner import delays
+from mpi_runner import delays, problems
 from mpi_runner.optimizers import OPTIMIZERS
 
 ELEMENT_TYPES = ("float32", "float64")
@@ -38,12 +38,16 @@ class TrainConfig:
     options : dict
         The scheme's own options: load, reduction, stragglers, code, uneven.
     workers, iterations : int
+    model, data : str
+        Names of `mpi_runner.problems`.
     rows : int, optional
         Training rows used; all by default.
+    batch : int
+        Examples in an iteration; 0 for all.
     delay : str
         See `mpi_runner.delays`.
     seed : int
-        Of the rows' order, the delays and the scheme, where it is random.
+        Of the rows' order, the batches and a model's own random choices, the delays, and the scheme where it is random.
     run : str
         The run directory.
     optimizer, dtype, poll : str
@@ -58,7 +62,10 @@ class TrainConfig:
     iterations: int
     run: str
     options: dict[str, Any] = field(default_factory=dict)
+    model: str = "logistic"
+    data: str = "flights"
     rows: int | None = None
+    batch: int = 0
     delay: str = "none"
     seed: int = 0
     optimizer: str = "nesterov"
@@ -117,6 +124,7 @@ def check(config: TrainConfig) -> GradientCode:
         ("iterations", config.iterations, 1),
         ("seed", config.seed, 0),
         ("evaluate-every", config.evaluate_every, 0),
+        ("batch", config.batch, 0),
     ):
         if value < least:
             raise UsageError(f"--{name} must be at least {least}, not {value}")
@@ -130,7 +138,13 @@ def check(config: TrainConfig) -> GradientCode:
         delays.parse(config.delay).check(config.workers)
     except ValueError as error:
         raise UsageError(f"--delay: {error}") from None
+    try:
+        problems.check(config.model, config.data)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     scheme = build_scheme(config)
+    if 0 < config.batch < scheme.partitions:
+        raise UsageError(f"--batch must be at least {scheme.partitions}, one a partition, not {config.batch}")
     if config.rows is not None and config.rows < scheme.partitions:
         raise UsageError(f"--rows must be at least {scheme.partitions}, one a partition, not {config.rows}")
     try:  # FASTGC_ISA may name what this machine lacks

@@ -21,7 +21,13 @@ from mpi_runner.records import SUMMARY, IterationTail
 
 PLAIN_LINES = 10  # a run's progress in so many lines where there is no terminal
 PLAIN_WIDTH = 120
-CAPTION = "AUC: test flights are drawn at random, on the days of the training flights; for days held out it is lower."
+MEASURES = {"auc": "AUC"}
+"""How a measure is called in a table, where not by its own name."""
+CAPTIONS = {
+    "flights": "AUC: test flights are drawn at random, on the days of the training flights; "
+    "for days held out it is lower."
+}
+"""What must be said of figures on some data."""
 
 
 def console() -> Console:
@@ -53,7 +59,7 @@ class Display:
         )
         self._task = self._progress.add_task(config.scheme, total=None, state="starting")
 
-    def iteration(self, number: int, loss: float, seconds: float, auc: float | None) -> None:
+    def iteration(self, number: int, loss: float, seconds: float, score: float | None) -> None:
         """An iteration has ended."""
         self._seconds += seconds
         milliseconds = self._seconds / number * 1000
@@ -61,7 +67,7 @@ class Display:
             state = f"loss {loss:.5f} · {milliseconds:.0f} ms"
             self._progress.update(self._task, total=self._iterations, completed=number, state=state)
         elif number % self._every == 0 or number == self._iterations:
-            evaluated = "" if auc is None else f"  AUC {auc:.4f}"
+            evaluated = "" if score is None else f"  test {score:.4f}"
             self._console.print(
                 f"iteration {number}/{self._iterations}  loss {loss:.5f}  mean {milliseconds:.1f} ms{evaluated}"
             )
@@ -93,8 +99,8 @@ class Follower:
     def look(self) -> None:
         """Show what has been written since the last look."""
         for row in self._tail.new_rows():
-            auc = float(row["auc"]) if row["auc"] else None
-            self._display.iteration(int(row["iteration"]), float(row["loss"]), float(row["seconds"]), auc)
+            score = float(row["score"]) if row["score"] else None
+            self._display.iteration(int(row["iteration"]), float(row["loss"]), float(row["seconds"]), score)
 
     def figures(self) -> dict[str, Any] | None:
         """The summary of a run that was completed, else None."""
@@ -107,15 +113,17 @@ class Follower:
 
 def comparison(runs: Sequence[Mapping[str, Any]]) -> Table:
     """Table of summaries, readable at 80 columns; with several runs, the time of each against the first."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=CAPTION, caption_justify="left")
+    measure = runs[0]["measure"]
+    caption = CAPTIONS.get(runs[0]["data"])
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption, caption_justify="left")
     table.add_column("scheme", overflow="fold")
-    for name in ("AUC", "loss", "mean ms", "median", "p95", "MB in"):
+    for name in (MEASURES.get(measure, measure), "loss", "mean ms", "median", "p95", "MB in"):
         table.add_column(name, justify="right", no_wrap=True)
     if len(runs) > 1:
         table.add_column("ratio", justify="right", no_wrap=True)
     for run in runs:
         cells = [
-            _number(run["test_auc"], 1, 4),
+            _number(run[f"test_{measure}"], 1, 4),
             _number(run["final_loss"], 1, 5),
             *(_number(run[f"{which}_seconds"], 1000, 1) for which in ("mean", "median", "p95")),
             _number(run["bytes_received"], 1e-6, 1),

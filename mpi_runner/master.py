@@ -44,6 +44,8 @@ class Master:
         Weight of half the squared norm of the parameters, added to the mean loss.
     records : RunRecords
     poller : Poller
+    with_loss : bool
+        Whether the workers' model gives losses; without, the recorded ones are NaN.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Master:
         l2: float,
         records: RunRecords,
         poller: Poller,
+        with_loss: bool = True,
     ) -> None:
         self._scheme = scheme
         self._optimizer = optimizer
         self._l2 = l2
         self._records = records
         self._poller = poller
+        self._with_loss = with_loss
         parameters = optimizer.parameters
         self._wire = Wire(scheme, len(parameters), parameters.dtype)
         self._gradients = scheme.collector(len(parameters), parameters.dtype)
@@ -77,8 +81,8 @@ class Master:
         ----------
         iterations : int
         after_step : callable
-            Called with the iteration's number from 1, its loss and its seconds; returns the AUC if it evaluated the
-            model. Its own time counts to no iteration.
+            Called with the iteration's number from 1, its loss and its seconds; returns the model's score if it
+            evaluated it. Its own time counts to no iteration.
         """
         self._peers.await_ready(self._poller)
         self._epoch = time.perf_counter()
@@ -116,12 +120,13 @@ class Master:
         decoded = time.perf_counter()
         parameters = self._optimizer.parameters
         square = float(np.einsum("i,i->", parameters, parameters, dtype=np.float64))
-        self._loss = loss = float(loss_sum / count) + 0.5 * self._l2 * square
+        loss = float(loss_sum / count) + 0.5 * self._l2 * square if self._with_loss else float("nan")
+        self._loss = loss
         self._optimizer.update(mean_gradient(gradient, count, self._l2, parameters))
         end = time.perf_counter()
         self._peers.conclude()
         self._seconds.append(end - start)
-        auc = after_step(iteration + 1, loss, end - start)
+        score = after_step(iteration + 1, loss, end - start)
         self._records.iteration(
             iteration=iteration + 1,
             start=start - self._epoch,
@@ -132,7 +137,7 @@ class Master:
             loss=loss,
             survivors=" ".join(map(str, survivors)),
             bytes_received=self._peers.bytes_received - received_before,
-            auc="" if auc is None else auc,
+            score="" if score is None else score,
         )
 
     def _take(self, iteration: int) -> bool:

@@ -7,33 +7,34 @@ to the gradient of the whole whatever the partitions' sizes. The master divides 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-if TYPE_CHECKING:
-    from scipy import sparse
-
-__all__ = ["LogisticRegression", "Model", "Partition", "auc"]
+__all__ = ["LogisticRegression", "Model", "Partition", "auc", "gradient_and_loss"]
 
 Vector = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Some of the examples.
+    """Some of the examples, as a worker differentiates them in an iteration.
 
     Attributes
     ----------
-    matrix : scipy.sparse.csr_array
-        (count, features), float32 or float64.
+    inputs : array or scipy.sparse.csr_array
+        One row an example: whatever an array of row numbers selects rows of.
     labels : ndarray
-        (count,), −1 or +1, of the matrix's dtype.
+        (count, …): what belongs to them.
+    seed : int
+        For every random choice that a model makes at these examples, 0 ≤ seed < 2⁶³. It depends on the run's seed, the
+        iteration and the partition alone, so all holders of the partition choose the same.
     """
 
-    matrix: sparse.csr_array[Any, Any]
-    labels: Vector
+    inputs: Any
+    labels: NDArray[Any]
+    seed: int = 0
 
     @property
     def count(self) -> int:
@@ -42,25 +43,45 @@ class Partition:
 
 
 class Model(Protocol):
-    """What the runner needs of a model."""
+    """What the runner needs of a model.
 
-    @property
-    def length(self) -> int:
-        """Number of parameters."""
+    A model that also has ``gradient_and_loss(parameters, partition)``, which returns the sum of the gradients and the
+    sum of the losses in one pass, has its training loss recorded.
+    """
 
     def initial(self) -> Vector:
-        """Return the parameters to start from, 1-D."""
+        """Return the parameters to start from: 1-D, float32 or float64, the same on every rank."""
 
     def partial_gradient(self, parameters: Vector, partition: Partition) -> Vector:
-        """Return the sum of the examples' gradients, 1-D."""
-
-    def gradient_and_loss(
-        self, parameters: Vector, partition: Partition, out: Vector | None = None
-    ) -> tuple[Vector, float]:
-        """Return the sum of the gradients and the sum of the losses, in one pass."""
+        """Return the sum of the examples' gradients, 1-D; the array may be used again in the next call."""
 
     def evaluate(self, parameters: Vector, partition: Partition) -> dict[str, float]:
-        """Return figures of merit on a held-out partition."""
+        """Return figures of merit on a held-out partition; the first is the one that is shown."""
+
+
+def has_loss(model: Model) -> bool:
+    """Whether a model gives the loss beside the gradient."""
+    return hasattr(model, "gradient_and_loss")
+
+
+def gradient_and_loss(model: Model, parameters: Vector, partition: Partition) -> tuple[Vector, float]:
+    """Return the sum of the gradients and that of the losses, 0 for a model that has none.
+
+    Raises
+    ------
+    ValueError
+        The model's gradient is not 1-D and as long as the parameters.
+    """
+    if has_loss(model):
+        gradient, loss = model.gradient_and_loss(parameters, partition)  # type: ignore[attr-defined]
+    else:
+        gradient, loss = model.partial_gradient(parameters, partition), 0.0
+    gradient = np.asarray(gradient, parameters.dtype)
+    if gradient.shape != parameters.shape:
+        raise ValueError(
+            f"partial_gradient of {type(model).__name__} must return shape {parameters.shape}, not {gradient.shape}"
+        )
+    return gradient, float(loss)
 
 
 class LogisticRegression:
@@ -88,11 +109,6 @@ class LogisticRegression:
             raise ValueError(f"features must be at least 1, got {features}")
         self.features = features
 
-    @property
-    def length(self) -> int:
-        """Number of parameters."""
-        return self.features
-
     def initial(self) -> Vector:
         """Return zeros."""
         return np.zeros(self.features, self.dtype)
@@ -101,9 +117,7 @@ class LogisticRegression:
         """Return Σ −y·σ(−y⟨x, w⟩)·x over the partition, (features,)."""
         return self.gradient_and_loss(parameters, partition)[0]
 
-    def gradient_and_loss(
-        self, parameters: Vector, partition: Partition, out: Vector | None = None
-    ) -> tuple[Vector, float]:
+    def gradient_and_loss(self, parameters: Vector, partition: Partition) -> tuple[Vector, float]:
         """Return the sum of the gradients and the sum of the losses over the partition.
 
         Parameters
@@ -111,34 +125,20 @@ class LogisticRegression:
         parameters : ndarray
             (features,), of the model's dtype; not modified.
         partition : Partition
-            Its matrix has the model's dtype.
-        out : ndarray, optional
-            (features,), of the model's dtype: receives the gradient. It must not overlap `parameters`.
+            A matrix of the model's dtype, and labels −1 or +1 of it.
 
         Returns
         -------
         gradient : ndarray
-            `out` where that was given.
         loss : float
             Summed in float64.
         """
         self._check(parameters, partition)
-        if out is not None:
-            if out.shape != (self.features,) or out.dtype != self.dtype:
-                raise ValueError(
-                    f"out must be {self.dtype} of shape ({self.features},), got {out.dtype} of {out.shape}"
-                )
-            if np.may_share_memory(out, parameters):
-                raise ValueError("out must not overlap parameters")
         labels = partition.labels
-        margins = labels * (partition.matrix @ parameters)
-        losses, slopes = _logistic(margins)
+        losses, slopes = _logistic(labels * (partition.inputs @ parameters))
         residuals = (-labels * slopes).astype(self.dtype, copy=False)
-        gradient: Vector = partition.matrix.T @ residuals
-        if out is None:
-            return gradient, float(losses.sum())
-        out[:] = gradient
-        return out, float(losses.sum())
+        gradient: Vector = partition.inputs.T @ residuals
+        return gradient, float(losses.sum())
 
     def evaluate(self, parameters: Vector, partition: Partition) -> dict[str, float]:
         """Return ``auc``, mean ``loss`` (without L2) and ``accuracy`` (at probability ½) over the partition.
@@ -146,7 +146,7 @@ class LogisticRegression:
         The area under the ROC curve is NaN where all labels are the same.
         """
         self._check(parameters, partition)
-        scores = partition.matrix @ parameters
+        scores = partition.inputs @ parameters
         losses, _ = _logistic(partition.labels * scores)
         return {
             "auc": auc(scores, partition.labels > 0),
@@ -160,10 +160,10 @@ class LogisticRegression:
                 f"parameters must be {self.dtype} of shape ({self.features},), got {parameters.dtype} "
                 f"of {parameters.shape}"
             )
-        if partition.matrix.shape[1] != self.features or partition.matrix.dtype != self.dtype:
+        if partition.inputs.shape[1] != self.features or partition.inputs.dtype != self.dtype:
             raise ValueError(
-                f"the partition must be {self.dtype} with {self.features} columns, got {partition.matrix.dtype} "
-                f"with {partition.matrix.shape[1]}"
+                f"the partition must be {self.dtype} with {self.features} columns, got {partition.inputs.dtype} "
+                f"with {partition.inputs.shape[1]}"
             )
 
 

@@ -15,9 +15,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mpi_runner.models import Model, Partition
+from mpi_runner.models import Model, Partition, gradient_and_loss
+from mpi_runner.randomness import Sampler
 
-__all__ = ["OPTIMIZERS", "GradientDescent", "Nesterov", "Optimizer", "mean_gradient", "train_single"]
+__all__ = [
+    "OPTIMIZERS",
+    "Adam",
+    "GradientDescent",
+    "Momentum",
+    "Nesterov",
+    "Optimizer",
+    "mean_gradient",
+    "train_single",
+]
 
 Vector = NDArray[np.floating[Any]]
 
@@ -163,7 +173,138 @@ class Nesterov:
         self._t = float(state["t"])
 
 
-OPTIMIZERS: dict[str, Callable[[Vector, float], Optimizer]] = {"nesterov": Nesterov, "gd": GradientDescent}
+class Momentum:
+    """Gradient descent with momentum (Polyak 1964): ``v ← momentum · v + gradient``, ``w ← w − step · v``, v = 0 first.
+
+    Parameters
+    ----------
+    initial : ndarray
+        Starting point, copied. Its dtype is kept.
+    step : float
+        Step size, finite and > 0.
+    momentum : float
+        Share of the velocity that is kept, 0 ≤ momentum < 1.
+    """
+
+    def __init__(self, initial: Vector, step: float, momentum: float = 0.9) -> None:
+        self.step = _checked_step(step)
+        self.momentum = _checked_share("momentum", momentum)
+        self._model = initial.copy()
+        self._velocity = np.zeros_like(initial)
+        self._scratch = np.empty_like(initial)
+
+    @property
+    def parameters(self) -> Vector:
+        """Where the next gradient is taken: the model itself."""
+        return self._model
+
+    @property
+    def model(self) -> Vector:
+        """What is evaluated and saved."""
+        return self._model
+
+    def update(self, gradient: Vector) -> None:
+        """Take one step; `gradient` is not modified."""
+        _check_shape(gradient, self._model)
+        self._velocity *= self.momentum
+        self._velocity += gradient
+        self._model -= np.multiply(self._velocity, self.step, out=self._scratch)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return ``{"model": w, "velocity": v}``, copied."""
+        return {"model": self._model.copy(), "velocity": self._velocity.copy()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from what `state` returned."""
+        _load(self._model, state["model"])
+        _load(self._velocity, state["velocity"])
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015, algorithm 1), with L2 in the gradient as everywhere here, not decoupled from it.
+
+    ``m ← β₁m + (1 − β₁)g``, ``v ← β₂v + (1 − β₂)g²``, ``w ← w − step · m̂ / (√v̂ + ε)`` with ``m̂ = m / (1 − β₁ᵗ)`` and
+    ``v̂ = v / (1 − β₂ᵗ)`` at the t-th step.
+
+    Parameters
+    ----------
+    initial : ndarray
+        Starting point, copied. Its dtype is kept.
+    step : float
+        Step size, finite and > 0.
+    first, second : float
+        β₁ and β₂, in [0, 1).
+    epsilon : float
+        Finite and > 0.
+    """
+
+    def __init__(
+        self, initial: Vector, step: float, first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8
+    ) -> None:
+        self.step = _checked_step(step)
+        self._first = _checked_share("first", first)
+        self._second = _checked_share("second", second)
+        if not (math.isfinite(epsilon) and epsilon > 0):
+            raise ValueError(f"epsilon must be finite and > 0, got {epsilon}")
+        self._epsilon = epsilon
+        self._model = initial.copy()
+        self._mean = np.zeros_like(initial)
+        self._square = np.zeros_like(initial)
+        self._scratch = np.empty_like(initial)
+        self._steps = 0
+
+    @property
+    def parameters(self) -> Vector:
+        """Where the next gradient is taken: the model itself."""
+        return self._model
+
+    @property
+    def model(self) -> Vector:
+        """What is evaluated and saved."""
+        return self._model
+
+    def update(self, gradient: Vector) -> None:
+        """Take one step; `gradient` is not modified."""
+        _check_shape(gradient, self._model)
+        self._steps += 1
+        scratch = self._scratch
+        self._mean *= self._first
+        self._mean += np.multiply(gradient, 1.0 - self._first, out=scratch)
+        self._square *= self._second
+        np.multiply(gradient, gradient, out=scratch)
+        scratch *= 1.0 - self._second
+        self._square += scratch
+        # step · m̂ / (√v̂ + ε), both corrections as numbers.
+        np.sqrt(self._square, out=scratch)
+        scratch /= math.sqrt(1.0 - self._second**self._steps)
+        scratch += self._epsilon
+        np.divide(self._mean, scratch, out=scratch)
+        scratch *= self.step / (1.0 - self._first**self._steps)
+        self._model -= scratch
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return ``{"model": w, "mean": m, "square": v, "steps": t}``, copied."""
+        return {
+            "model": self._model.copy(),
+            "mean": self._mean.copy(),
+            "square": self._square.copy(),
+            "steps": np.array(self._steps),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from what `state` returned."""
+        _load(self._model, state["model"])
+        _load(self._mean, state["mean"])
+        _load(self._square, state["square"])
+        self._steps = int(state["steps"])
+
+
+OPTIMIZERS: dict[str, Callable[[Vector, float], Optimizer]] = {
+    "nesterov": Nesterov,
+    "gd": GradientDescent,
+    "momentum": Momentum,
+    "adam": Adam,
+}
 """Made from a starting point and a step, by name."""
 
 
@@ -174,6 +315,7 @@ def train_single(
     iterations: int,
     l2: float,
     callback: Callable[[int, float, Vector], None] | None = None,
+    sampler: Sampler | None = None,
 ) -> Vector:
     """Train in this process: the reference that coded training is compared with.
 
@@ -187,26 +329,29 @@ def train_single(
     callback : callable, optional
         Called after each step with its number from 1, the mean training loss *before* it at the point where the
         gradient was taken (L2 left out), and the model, which it must not keep or change.
+    sampler : Sampler, optional
+        As for a run; by default all examples in every iteration, and seed 0.
 
     Returns
     -------
     ndarray
         The model, a copy.
     """
-    count = sum(partition.count for partition in partitions)
-    dtype = optimizer.parameters.dtype
-    partial = np.empty(model.length, dtype)
-    total = np.empty(model.length, np.float64)
-    for iteration in range(1, iterations + 1):
+    sampler = Sampler(0, len(partitions)) if sampler is None else sampler
+    total = np.empty(len(optimizer.parameters), np.float64)
+    for iteration in range(iterations):
         total[:] = 0.0
-        loss = 0.0
-        for partition in partitions:
-            loss += model.gradient_and_loss(optimizer.parameters, partition, out=partial)[1]
-            total += partial
-        gradient = total.astype(dtype)
-        optimizer.update(mean_gradient(gradient, count, l2, optimizer.parameters))
+        losses, count = 0.0, 0
+        for number, whole in enumerate(partitions):
+            partition = sampler.draw(whole, number, iteration)
+            gradient, loss = gradient_and_loss(model, optimizer.parameters, partition)
+            total += gradient
+            losses += loss
+            count += partition.count
+        mean = mean_gradient(total.astype(optimizer.parameters.dtype), count, l2, optimizer.parameters)
+        optimizer.update(mean)
         if callback is not None:
-            callback(iteration, loss / count, optimizer.model)
+            callback(iteration + 1, losses / count, optimizer.model)
     return optimizer.model.copy()
 
 
@@ -214,6 +359,12 @@ def _checked_step(step: float) -> float:
     if not (math.isfinite(step) and step > 0):
         raise ValueError(f"step must be finite and > 0, got {step}")
     return float(step)
+
+
+def _checked_share(name: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+    return float(value)
 
 
 def _check_shape(gradient: Vector, model: Vector) -> None:

@@ -40,7 +40,7 @@ ITERATION_COLUMNS = (
     "loss",  # mean training loss with L2, at the parameters that were sent, before the step
     "survivors",  # workers used, separated by spaces
     "bytes_received",  # by the master, in this iteration
-    "auc",  # on the test rows after the step, where it was evaluated
+    "score",  # the model's measure on the test rows (summary.json names it) after the step, where it was evaluated
 )
 ARRIVAL_COLUMNS = (
     "iteration",  # that the message is for

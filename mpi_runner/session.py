@@ -13,14 +13,15 @@ import numpy as np
 from mpi4py import MPI
 
 from fastgc import GradientCode
-from mpi_runner import delays, flights
+from mpi_runner import delays, problems
+from mpi_runner.cache import DataError
 from mpi_runner.config import TrainConfig, UsageError, check, claim
 from mpi_runner.display import Display
-from mpi_runner.flights import DataError, Flights
 from mpi_runner.launch import LAUNCHED
 from mpi_runner.master import Master
-from mpi_runner.models import LogisticRegression
-from mpi_runner.optimizers import OPTIMIZERS
+from mpi_runner.models import Vector, has_loss
+from mpi_runner.problems import Problem
+from mpi_runner.randomness import Sampler
 from mpi_runner.records import RunRecords, summarize
 from mpi_runner.transport import Poller, all_well, first_on_host_first, share_scheme
 from mpi_runner.worker import Worker
@@ -66,15 +67,22 @@ def _take_part(comm: MPI.Intracomm, config: TrainConfig) -> int:
     scheme = share_scheme(comm, scheme, poller)
     if not first_on_host_first(comm, partial(_data_there, config, True), partial(_data_there, config, False), poller):
         return EXIT_USAGE
-    data = flights.attach(config.rows, config.seed)
-    model = LogisticRegression(data.features, config.dtype)
-    if master:
-        _lead(comm, config, scheme, data, model, poller)
-    else:
-        number = comm.Get_rank() - 1
-        partitions = [data.load_train(p, scheme.partitions, config.dtype) for p in scheme.assignment[number]]
-        Worker(comm, scheme, model, partitions, delays.parse(config.delay), config.seed, poller).run()
+    take_part(comm, config, scheme, problems.attach(config), poller)
     return 0
+
+
+def take_part(
+    comm: MPI.Intracomm, config: TrainConfig, scheme: GradientCode, problem: Problem, poller: Poller
+) -> tuple[Vector, dict[str, Any]] | None:
+    """Do this rank's part of a run that all agree on; the master returns the model and the figures."""
+    number = comm.Get_rank() - 1
+    if number < 0:
+        return _lead(comm, config, scheme, problem, poller)
+    sampler = Sampler(config.seed, scheme.partitions, config.batch)
+    partitions = [problem.load_train(partition, scheme.partitions) for partition in scheme.assignment[number]]
+    delay = delays.parse(config.delay)
+    Worker(comm, scheme, problem.model, partitions, delay, config.seed, sampler, poller).run()
+    return None
 
 
 def complain(error: Exception) -> None:
@@ -84,7 +92,7 @@ def complain(error: Exception) -> None:
 
 def _data_there(config: TrainConfig, prepare: bool) -> bool:
     try:
-        (flights.prepare if prepare else flights.attach)(config.rows, config.seed)
+        (problems.prepare if prepare else problems.attach)(config)
     except (DataError, ValueError) as error:
         complain(error)
         return False
@@ -92,17 +100,10 @@ def _data_there(config: TrainConfig, prepare: bool) -> bool:
 
 
 def _lead(
-    comm: MPI.Intracomm,
-    config: TrainConfig,
-    scheme: GradientCode,
-    data: Flights,
-    model: LogisticRegression,
-    poller: Poller,
-) -> None:
-    l2 = 10.0 / data.train_rows if config.l2 is None else config.l2
-    step = 1.0 / (data.smoothness + l2) if config.step is None else config.step
-    optimizer = OPTIMIZERS[config.optimizer](model.initial(), step)
-    test = data.load_test(config.dtype)
+    comm: MPI.Intracomm, config: TrainConfig, scheme: GradientCode, problem: Problem, poller: Poller
+) -> tuple[Vector, dict[str, Any]]:
+    model, optimizer = problem.model, problem.make_optimizer()
+    test = problem.load_test()
     # Whoever started us shows the run, from what is recorded.
     shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme)
     with RunRecords(config, scheme) as records, shown as display:
@@ -110,22 +111,26 @@ def _lead(
         def after_step(iteration: int, loss: float, seconds: float) -> float | None:
             evaluated = None
             if config.evaluate_every and iteration % config.evaluate_every == 0:
-                evaluated = model.evaluate(optimizer.model, test)["auc"]
+                evaluated = next(iter(model.evaluate(optimizer.model, test).values()))
             if display is not None:
                 display.iteration(iteration, loss, seconds, evaluated)
             return evaluated
 
-        master = Master(comm, scheme, optimizer, l2, records, poller)
+        master = Master(comm, scheme, optimizer, problem.l2, records, poller, has_loss(model))
         figures = master.run(config.iterations, after_step)
         seconds = figures.pop("iteration_seconds")
+        evaluation = model.evaluate(optimizer.model, test)
         summary: dict[str, Any] = {
             "scheme": scheme.name,
-            **{f"test_{name}": value for name, value in model.evaluate(optimizer.model, test).items()},
+            "model": config.model,
+            "data": config.data,
+            "measure": next(iter(evaluation)),
+            **{f"test_{name}": value for name, value in evaluation.items()},
             **summarize(seconds),
             **figures,
-            "step": step,
-            "l2": l2,
-            "train_rows": data.train_rows,
+            "step": getattr(optimizer, "step", None),
+            "l2": problem.l2,
+            "train_rows": problem.train_rows,
         }
         records.finish(np.asarray(optimizer.model), summary)
         if display is not None:
@@ -134,3 +139,4 @@ def _lead(
         names = ", ".join(map(str, silent))
         print(f"mpi_runner: workers {names} did not stop and are ended", file=sys.stderr, flush=True)
         comm.Abort(0)
+    return optimizer.model, summary

@@ -15,7 +15,8 @@ from mpi4py import MPI
 from fastgc import GradientCode
 from mpi_runner import wire
 from mpi_runner.delays import Delay, own_speed
-from mpi_runner.models import Model, Partition
+from mpi_runner.models import Model, Partition, gradient_and_loss
+from mpi_runner.randomness import Sampler
 from mpi_runner.transport import Poller, wait
 from mpi_runner.wire import Spent, Wire
 
@@ -38,6 +39,8 @@ class Worker:
         Injected: a share of computing's after each partition, sending's before the message.
     seed : int
         Of the delay.
+    sampler : Sampler
+        Chooses what of each partition is differentiated in an iteration.
     poller : Poller
     """
 
@@ -49,6 +52,7 @@ class Worker:
         partitions: Sequence[Partition],
         delay: Delay,
         seed: int,
+        sampler: Sampler,
         poller: Poller,
     ) -> None:
         self._comm = comm
@@ -59,15 +63,17 @@ class Worker:
         self._delay = delay
         self._seed = seed
         self._speed = own_speed()
+        self._sampler = sampler
         self._poller = poller
-        dtype = model.initial().dtype
-        self._wire = Wire(scheme, model.length, dtype)
+        initial = model.initial()
+        length, dtype = len(initial), initial.dtype
+        self._wire = Wire(scheme, length, dtype)
         self._model_in = self._wire.model_buffer()
         self._control_in = self._wire.control_buffer()
         # Messages are made where they are sent from.
         self._result_out = self._wire.result_buffer()
         gradient, statistics = self._wire.gradient(self._result_out), self._wire.statistics(self._result_out)
-        self._gradient_encoder = scheme.encoder(self._number, model.length, dtype, gradient)
+        self._gradient_encoder = scheme.encoder(self._number, length, dtype, gradient)
         self._statistics_encoder = scheme.encoder(self._number, wire.STATISTICS, np.float64, statistics)
         self._sent: MPI.Request = MPI.REQUEST_NULL
         self._over = -1  # the newest iteration that the master has said is over
@@ -103,11 +109,12 @@ class Worker:
         self._statistics_encoder.reset()
         slept = self._sleep(delay) if away else 0.0
         computed = encoded = 0.0
-        for number, partition in self._partitions.items():
+        for number, whole in self._partitions.items():
             if self._is_over(iteration):
                 return False, Spent(computed, encoded, slept)
             start = time.perf_counter()
-            gradient, loss = self._model.gradient_and_loss(parameters, partition)
+            partition = self._sampler.draw(whole, number, iteration)
+            gradient, loss = gradient_and_loss(self._model, parameters, partition)
             between = time.perf_counter()
             self._gradient_encoder.add(number, gradient)
             self._statistics_encoder.add(number, np.array([loss, partition.count], np.float64))

@@ -11,6 +11,7 @@ import pytest
 from runner_support import LIMIT, ROWS, SEED, Run, Start, Train
 
 from mpi_runner import flights
+from mpi_runner.cache import DataError
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,7 @@ def data() -> flights.Flights:
     """The real data, or a skip where they cannot be had."""
     try:
         return flights.prepare(ROWS, SEED)
-    except flights.DataError as error:
+    except DataError as error:
         pytest.skip(str(error))
 
 

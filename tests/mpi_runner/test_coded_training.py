@@ -44,7 +44,7 @@ def survivor_sets(scheme: GradientCode) -> list[tuple[int, ...]]:
 
 def step_of(parts: list[Partition]) -> tuple[float, int]:
     """1 / L for the mean loss with L2, and the number of examples."""
-    whole = sparse.vstack([p.matrix for p in parts]).toarray().astype(np.float64)
+    whole = sparse.vstack([p.inputs for p in parts]).toarray().astype(np.float64)
     return 1.0 / (0.25 * np.linalg.norm(whole, 2) ** 2 / len(whole) + L2), len(whole)
 
 
@@ -92,7 +92,7 @@ def test_gradient_descent_stays_within_the_bound(case: Case, dtype: np.dtype[Any
     parts = partitions(scheme.partitions, dtype)
     step, count = step_of(parts)
     coded, _, bound = coded_training(scheme, parts, dtype, "gd", step, count)
-    exact = [Partition(part.matrix.astype(np.float64), part.labels.astype(np.float64)) for part in parts]
+    exact = [Partition(part.inputs.astype(np.float64), part.labels.astype(np.float64)) for part in parts]
     model = LogisticRegression(FEATURES, np.float64)
     single = train_single(model, exact, OPTIMIZERS["gd"](model.initial(), step), ITERATIONS, L2)
     # What one process misses as well: about 60 roundings a step in gradients, mean, L2 and the update.

@@ -44,6 +44,10 @@ BAD: list[tuple[str, dict[str, object], str]] = [
     ("step that is no number", {"step": float("nan")}, "--step"),
     ("negative l2", {"l2": -1.0}, "--l2"),
     ("unknown optimiser", {"optimizer": "adagrad"}, "--optimizer must be one of nesterov, gd"),
+    ("unknown model", {"model": "forest"}, "--model must be one of logistic.*not 'forest'"),
+    ("data of another model", {"data": "sky"}, "--data must be one of flights.* for logistic, not 'sky'"),
+    ("a batch too small", {"batch": 7}, "--batch must be at least 8, one a partition, not 7"),
+    ("a negative batch", {"batch": -1}, "--batch must be at least 0, not -1"),
 ]  # fmt: skip
 
 
@@ -88,6 +92,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         {},
         {"rows": 2000, "delay": "fixed:0.5:2", "seed": 9, "optimizer": "gd", "dtype": "float64", "poll": "spin"},
         {"step": 0.25, "l2": 1e-3, "evaluate_every": 2, "options": {"load": 4, "reduction": 2, "code": "gaussian"}},
+        {"batch": 64, "optimizer": "momentum"},
         {"workers": 11, "options": {"load": 4, "reduction": 2, "uneven": True}},
         {"scheme": "polynomial", "options": {"stragglers": 2, "reduction": 2}},
     ],
@@ -185,6 +190,8 @@ def test_a_missing_library_is_named(
     for name in [name for name in sys.modules if name.startswith("mpi_runner.")]:
         if name in ("mpi_runner.session", "mpi_runner.display", "mpi_runner.flights"):
             monkeypatch.delitem(sys.modules, name)
+    if module == "filelock":
+        monkeypatch.setenv("FASTGC_CACHE", str(tmp_path))  # where the data are there, nobody needs a lock
     if module == "mpi4py":
         monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")  # as if in a job
     assert cli.main([*TRAIN, "--run", str(tmp_path / "run")]) == 2

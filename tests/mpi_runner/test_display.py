@@ -11,6 +11,8 @@ from mpi_runner.display import comparison
 
 RUN = {
     "scheme": "grouped(24, load=12, reduction=6, code=cauchy)",
+    "data": "flights",
+    "measure": "auc",
     "test_auc": 0.77123,
     "final_loss": 0.454466,
     "mean_seconds": 1.2345678,

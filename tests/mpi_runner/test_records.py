@@ -16,7 +16,7 @@ from mpi_runner.records import ARRIVAL_COLUMNS, ITERATION_COLUMNS, IterationTail
 
 def row(iteration: int) -> dict[str, object]:
     values: dict[str, object] = dict.fromkeys(ITERATION_COLUMNS, 0.5)
-    return values | {"iteration": iteration, "survivors": "0 2", "auc": ""}
+    return values | {"iteration": iteration, "survivors": "0 2", "score": ""}
 
 
 def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:

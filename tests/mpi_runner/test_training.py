@@ -92,7 +92,7 @@ def test_ignoring_stragglers_trains_on_whoever_answers(train: Train) -> None:
     rows = run.table("iterations.csv")
     assert float(rows[-1]["loss"]) < 0.9 * float(rows[0]["loss"])
     assert all(len(row["survivors"].split()) >= 3 for row in rows)
-    assert [row["iteration"] for row in rows if row["auc"]] == ["10", "20", "30"]
+    assert [row["iteration"] for row in rows if row["score"]] == ["10", "20", "30"]
 
 
 def test_plain_lines_and_a_table_where_there_is_no_terminal(train: Train) -> None:

@@ -1,0 +1,72 @@
+"""Random choices that are a function of what they are for: no state, no history.
+
+Everything is drawn from Philox, a counter-based generator, at a key and a counter made of the seed, the purpose, and
+where there are such the iteration and the partition. So all holders of a partition choose the same, whatever iterations
+they skipped, and so does a run that was resumed. Only raw output is used: it is the same in all versions of NumPy;
+the streams of distributions and permutations may change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpi_runner.models import Partition
+
+# Second words of Philox keys, the first being the seed: streams of different purposes have nothing in common.
+_BATCH = 0x6261746368
+_MODEL = 0x6D6F64656C
+
+
+def shuffled(count: int, key: tuple[int, int]) -> NDArray[np.intp]:
+    """Return a permutation that depends on nothing but its arguments: the ranks of Philox's raw output."""
+    draws = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw(count)
+    return np.argsort(draws, kind="stable")
+
+
+def share(total: int, part: int, parts: int) -> range:
+    """Return the numbers that are the share of one of nearly equal parts of ``range(total)``."""
+    return range(part * total // parts, (part + 1) * total // parts)
+
+
+class Sampler:
+    """What a partition's holders differentiate in an iteration: some of its examples, and the seed of other choices.
+
+    Parameters
+    ----------
+    seed : int
+        The run's, 0 ≤ seed < 2⁶⁴.
+    partitions : int
+        Into how many the data are cut.
+    batch : int
+        Examples of all partitions together in an iteration, drawn without replacement in each partition in nearly equal
+        numbers; 0 for all examples.
+    """
+
+    def __init__(self, seed: int, partitions: int, batch: int = 0) -> None:
+        if batch and batch < partitions:
+            raise ValueError(f"batch must be 0 or at least {partitions}, one example a partition, got {batch}")
+        self._seed = seed
+        self._partitions = partitions
+        self._batch = batch
+
+    def draw(self, whole: Partition, number: int, iteration: int) -> Partition:
+        """Return what partition `number`, all of which is given, has in an iteration; of fewer examples than it should
+        have, all."""
+        seed = int(_raw(self._seed, _MODEL, iteration, number, 1)[0]) >> 1
+        size = len(share(self._batch, number, self._partitions))
+        if size == 0 or size >= whole.count:
+            return dataclasses.replace(whole, seed=seed)
+        draws = _raw(self._seed, _BATCH, iteration, number, whole.count)
+        # The examples of the smallest draws, in order, so that rows are read forwards. Two equal draws of 64 bits
+        # would make one too many.
+        rows = np.flatnonzero(draws <= np.partition(draws, size - 1)[size - 1])[:size]
+        return Partition(whole.inputs[rows], whole.labels[rows], seed)
+
+
+def _raw(seed: int, purpose: int, iteration: int, partition: int, count: int) -> NDArray[np.uint64]:
+    # Words 1 and 2 of the counter hold the coordinates: word 0 is the one that the generator counts up.
+    counter = np.array([0, iteration, partition, 0], dtype=np.uint64)
+    return np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64), counter=counter).random_raw(count)

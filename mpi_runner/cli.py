@@ -16,6 +16,8 @@ from mpi_runner import delays, launch, problems
 from mpi_runner.cache import DataError
 from mpi_runner.config import (
     ELEMENT_TYPES,
+    MESSAGE_TYPES,
+    MODEL_TYPES,
     POLLS,
     TrainConfig,
     UsageError,
@@ -34,7 +36,8 @@ SCHEME_OPTIONS = ("load", "reduction", "stragglers", "code", "uneven")
 
 
 def main(command: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for what cannot be run as asked, 130 after Ctrl-C, or mpirun's."""
+    """Run a command; returns the exit status: 0, 2 for what cannot be run as asked, 3 for a run that lost too many
+    workers, 130 after Ctrl-C, or mpirun's."""
     try:
         options = _parser().parse_args(command)
         status: int = options.run_command(options)
@@ -109,8 +112,16 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="(default: the model's)")
     parser.add_argument("--step", type=float, help="step size (default: the model's)")
     parser.add_argument("--l2", type=float, help="weight of half the squared norm (default: the model's)")
-    parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="float32", help="of model and messages")
+    parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="float32", help="of model and gradients")
+    parser.add_argument("--message-dtype", choices=MESSAGE_TYPES, help="of gradients on their way (default: --dtype)")
+    parser.add_argument("--model-dtype", choices=MODEL_TYPES, help="of the model on its way (default: --dtype)")
     parser.add_argument("--poll", choices=POLLS, default="backoff", help="spin: ranks have cores of their own")
+    parser.add_argument(
+        "--hang-deadline",
+        type=float,
+        metavar="SECONDS",
+        help="a worker silent for so long is lost (default: 10 times the longest answer so far, at least 10 s)",
+    )
     parser.add_argument("--evaluate-every", type=int, default=0, metavar="N", help="test every N iterations")
 
 
@@ -130,6 +141,7 @@ def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, 
         name: getattr(options, name)
         for name in (
             "workers", "iterations", "model", "rows", "delay", "seed", "dtype", "step", "l2", "poll", "evaluate_every",
+            "message_dtype", "model_dtype", "hang_deadline",
         )
     }  # fmt: skip
     usual = MODELS[options.model]
@@ -166,11 +178,10 @@ def _train(options: argparse.Namespace) -> int:
     claim(config)
     with Display(config, scheme) as display:
         follower = Follower(run, display)
-        status = launch.run(config.workers + 1, arguments(config), follower.look)
-        figures = follower.figures() if status < launch.SIGNALLED else None
+        status = launch.run(config.workers + 1, Path(run), arguments(config), follower.look)
+        figures = follower.figures() if status == 0 else None
         if figures is not None:
             display.summary(figures)
-            status = 0  # the run was complete; mpirun may have had to end a worker that did not stop
     return status
 
 

@@ -23,8 +23,8 @@ def compare(configs: list[TrainConfig], made: list[GradientCode], folder: Path) 
         claim(config)
         with Display(config, scheme) as display:
             follower = Follower(config.run, display)
-            status = launch.run(config.workers + 1, arguments(config), follower.look)
-        figures = follower.figures() if status < launch.SIGNALLED else None
+            status = launch.run(config.workers + 1, Path(config.run), arguments(config), follower.look)
+        figures = follower.figures() if status == 0 else None
         if figures is None:
             return status
         summaries.append(figures | {"run": config.run, "score": figures[f"test_{figures['measure']}"]})

@@ -17,6 +17,8 @@ from mpi_runner import delays, problems
 from mpi_runner.optimizers import OPTIMIZERS
 
 ELEMENT_TYPES = ("float32", "float64")
+MESSAGE_TYPES = ("float32", "float64", "float16", "bfloat16")
+MODEL_TYPES = ("float32", "float64", "bfloat16")
 MOST_WORKERS = 100_000
 POLLS = ("backoff", "spin")
 CONFIG = "config.json"
@@ -51,6 +53,10 @@ class TrainConfig:
     run : str
         The run directory.
     optimizer, dtype, poll : str
+    message_dtype, model_dtype : str, optional
+        Element types of coded gradients on their way up and of the model on its way down; `dtype` by default.
+    hang_deadline : float, optional
+        Seconds after which a silent worker counts as hung; learned by default.
     step, l2 : float, optional
         By default 1 / (smoothness + l2) and 10 / rows.
     evaluate_every : int
@@ -72,7 +78,10 @@ class TrainConfig:
     dtype: str = "float32"
     step: float | None = None
     l2: float | None = None
+    message_dtype: str | None = None
+    model_dtype: str | None = None
     poll: str = "backoff"
+    hang_deadline: float | None = None
     evaluate_every: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -134,6 +143,11 @@ def check(config: TrainConfig) -> GradientCode:
         raise UsageError(f"--step must be positive and finite, not {config.step}")
     if config.l2 is not None and not 0 <= config.l2 < float("inf"):
         raise UsageError(f"--l2 must be finite and not negative, not {config.l2}")
+    if config.hang_deadline is not None and not 0 < config.hang_deadline < float("inf"):
+        raise UsageError(f"--hang-deadline must be positive and finite, not {config.hang_deadline}")
+    for name, given in (("message-dtype", config.message_dtype), ("model-dtype", config.model_dtype)):
+        if given == "float64" and config.dtype != "float64":
+            raise UsageError(f"--{name} must not be wider than --dtype, which is {config.dtype}, not {given}")
     try:
         delays.parse(config.delay).check(config.workers)
     except ValueError as error:

@@ -1,27 +1,39 @@
-"""Starting an MPI job of our own, and knowing whether we are in one."""
+"""Starting an MPI job of our own, seeing to it that it ends, and knowing whether we are in one."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from mpi_runner import processes
 from mpi_runner.config import UsageError
+from mpi_runner.records import read_outcome, read_processes
 
 INSIDE = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
 LAUNCHED = "FASTGC_LAUNCHED"
 """Set for a job that we started: its launcher shows the run, so the ranks need not."""
 LOOK_SECONDS = 0.1
-END_SECONDS = 10.0
+SHUTDOWN_SECONDS = 7.0
+"""From the master's last word, or its death, until mpirun is ended: it waits for a stopped rank for ever."""
+END_SECONDS = 2.0
+"""From there until mpirun and the ranks of this host are killed."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 PR_SET_PDEATHSIG = 1
+EXIT_LOST = 3
+"""Too many workers were lost: no gradient can be decoded any more."""
 SIGNALLED = 128  # exit statuses from here on: a signal ended the job
 
 
@@ -43,14 +55,25 @@ def find_mpirun() -> str:
     return found
 
 
-def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
+@functools.cache
+def survives_faults(mpirun: str) -> bool:
+    """Whether this MPI can go on without a process that died: Open MPI from 5 on can, by ULFM."""
+    said = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"Open MPI\)? v?(\d+)", said)
+    return found is not None and int(found[1]) >= 5
+
+
+def run(ranks: int, folder: Path, arguments: list[str], look: Callable[[], None]) -> int:
     """Run ``python -m mpi_runner`` with `arguments` on `ranks` ranks of this machine.
 
-    Whatever ends this process, a signal or an exception, ends mpirun and with it the ranks.
+    Whatever ends this process, a signal or an exception, ends mpirun and with it the ranks. A signal is first passed
+    on to the master, which writes down how far it has come.
 
     Parameters
     ----------
     ranks : int
+    folder : Path
+        The run directory: who the ranks are and how the run ended is read there.
     arguments : list of str
     look : callable
         Called several times a second while the job runs, and once after it.
@@ -58,7 +81,8 @@ def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
     Returns
     -------
     int
-        mpirun's exit status, or 128 + the number of the signal that ended the job.
+        The status that the master has recorded; else mpirun's, `EXIT_LOST` where it ended the job because a rank died,
+        or 128 + the number of the signal that ended the job.
     """
     environment = dict(os.environ)
     if os.geteuid() == 0:
@@ -67,7 +91,9 @@ def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
         environment.setdefault("OMP_NUM_THREADS", "1")
     environment.setdefault("OPENBLAS_NUM_THREADS", environment.get("OMP_NUM_THREADS", "1"))
     environment[LAUNCHED] = "1"
-    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+    mpirun = find_mpirun()
+    command = [mpirun, *(["--with-ft", "ulfm"] if survives_faults(mpirun) else [])]
+    command += ["--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
     command += [sys.executable, "-u", "-m", "mpi_runner", *arguments]
     with signals_noted() as received:
         # A session of its own: a Ctrl-C would otherwise reach mpirun twice, from the terminal and from here, and
@@ -75,23 +101,66 @@ def run(ranks: int, arguments: list[str], look: Callable[[], None]) -> int:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_launcher()
         )
+        job = _Job(process, folder)
         try:
-            while not received:
+            while process.poll() is None and not job.overdue(received):
                 try:
                     process.wait(LOOK_SECONDS)
-                    break
                 except subprocess.TimeoutExpired:
                     look()
-            else:
-                _end(process)
             look()
         finally:
-            if process.poll() is None:
-                _end(process)
-        status = process.returncode
-    if received or status < 0:
-        return SIGNALLED + (received[0] if received else -status)
-    return status
+            job.end()
+    return _status(process.returncode, received, read_outcome(folder), survives_faults(mpirun))
+
+
+class _Job:
+    """mpirun and its ranks."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self._process = process
+        self._folder = folder
+        self._asked = 0  # signals that were passed on to the master
+        self._until: float | None = None
+
+    def overdue(self, received: list[int]) -> bool:
+        """Whether the job must be ended: it should have ended by itself by now."""
+        ranks = read_processes(self._folder)
+        master = processes.find(ranks[0]) if ranks else None
+        died = bool(ranks) and master is None and ranks[0].host == platform.node()
+        if len(received) > self._asked:
+            if master is None or self._asked:  # there is no one to ask, or asking was not enough
+                return True
+            self._asked = len(received)
+            master.terminate()
+        ending = received or died or read_outcome(self._folder) is not None
+        if self._until is None and ending:
+            self._until = time.monotonic() + SHUTDOWN_SECONDS
+        return self._until is not None and time.monotonic() > self._until
+
+    def end(self) -> None:
+        """Leave no process of it on this host."""
+        process = self._process
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        # Ranks end themselves when they lose mpirun, but for stopped ones.
+        for rank in read_processes(self._folder):
+            processes.kill(rank)
+
+
+def _status(status: int, received: list[int], outcome: dict[str, Any] | None, survives: bool) -> int:
+    if received:
+        return SIGNALLED + received[0]
+    if outcome is not None and outcome["status"] < SIGNALLED:
+        return int(outcome["status"])
+    if not survives and status != 0:  # mpirun has ended all because one died, or failed
+        return EXIT_LOST if status >= SIGNALLED else status
+    return status if status >= 0 else SIGNALLED - status
 
 
 @contextmanager
@@ -108,15 +177,6 @@ def signals_noted() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its ranks end themselves when they lose it
-        process.wait()
 
 
 def _die_with_launcher() -> Callable[[], object] | None:

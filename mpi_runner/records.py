@@ -7,8 +7,11 @@ file               content
 ``scheme.npz``     the scheme itself (`fastgc.schemes.load`)
 ``iterations.csv`` a row per iteration, as it ends
 ``arrivals.csv``   a row per message, as it arrives
+``processes.csv``  host, pid and start time of every rank; the launcher looks after them
+``faults.csv``     a row per lost worker, as it is lost
 ``model.npy``      the final parameters
-``summary.json``   figures of the whole run; written last
+``summary.json``   figures of a run that was completed
+``outcome.json``   exit status and reason, of any run that came to an orderly end; written last
 =================  ====================================================================================================
 """
 
@@ -19,6 +22,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +33,7 @@ import numpy.typing as npt
 
 from fastgc import GradientCode
 from mpi_runner.config import CONFIG, TrainConfig
+from mpi_runner.processes import Identity
 
 ITERATION_COLUMNS = (
     "iteration",  # from 1
@@ -40,6 +45,7 @@ ITERATION_COLUMNS = (
     "loss",  # mean training loss with L2, at the parameters that were sent, before the step
     "survivors",  # workers used, separated by spaces
     "bytes_received",  # by the master, in this iteration
+    "bytes_sent",
     "score",  # the model's measure on the test rows (summary.json names it) after the step, where it was evaluated
 )
 ARRIVAL_COLUMNS = (
@@ -51,12 +57,23 @@ ARRIVAL_COLUMNS = (
     "encode",  # on encoding them
     "delay",  # seconds injected
     "bytes",
-    "outcome",  # used, late (its iteration was over), abandoned (so was it, and nothing was sent)
+    "outcome",  # used, late (its iteration was over), abandoned (so was it, and no gradient was sent), overflow
+)
+PROCESS_COLUMNS = ("rank", "host", "pid", "started")  # seconds since the epoch
+FAULT_COLUMNS = (
+    "seconds",  # since the first model was sent; before it, since the run directory was made
+    "iteration",  # under way
+    "worker",
+    "host",
+    "pid",
+    "kind",  # died, hung (silent for longer than the deadline), unstopped (silent after the end)
+    "reason",
 )
 
 
 SCHEME, ITERATIONS, ARRIVALS = "scheme.npz", "iterations.csv", "arrivals.csv"
-MODEL, SUMMARY = "model.npy", "summary.json"
+PROCESSES, FAULTS = "processes.csv", "faults.csv"
+MODEL, SUMMARY, OUTCOME = "model.npy", "summary.json", "outcome.json"
 
 
 class RunRecords:
@@ -84,6 +101,16 @@ class RunRecords:
         scheme.save(self.folder / SCHEME)
         self._iterations = _Table(self.folder / ITERATIONS, ITERATION_COLUMNS)
         self._arrivals = _Table(self.folder / ARRIVALS, ARRIVAL_COLUMNS)
+        self._faults = _Table(self.folder / FAULTS, FAULT_COLUMNS)
+
+    def processes(self, identities: Sequence[Identity]) -> None:
+        """Write ``processes.csv``, a row for each rank."""
+        partial = self.folder / f".{PROCESSES}"
+        table = _Table(partial, PROCESS_COLUMNS)
+        for rank, identity in enumerate(identities):
+            table.add({"rank": rank, **identity._asdict()})
+        table.close()
+        partial.replace(self.folder / PROCESSES)
 
     def iteration(self, **row: Any) -> None:
         """Add a row to ``iterations.csv``."""
@@ -92,6 +119,14 @@ class RunRecords:
     def arrival(self, **row: Any) -> None:
         """Add a row to ``arrivals.csv``."""
         self._arrivals.add(row)
+
+    def fault(self, **row: Any) -> None:
+        """Add a row to ``faults.csv``."""
+        self._faults.add(row)
+
+    def outcome(self, status: int, reason: str | None) -> None:
+        """Write ``outcome.json``: all that the master had to write down is there."""
+        self._write_json(OUTCOME, {"status": status, "reason": reason})
 
     def finish(self, parameters: npt.NDArray[Any], summary: dict[str, Any]) -> None:
         """Write the model and the summary."""
@@ -113,6 +148,7 @@ class RunRecords:
     ) -> None:
         self._iterations.close()
         self._arrivals.close()
+        self._faults.close()
 
 
 class _Table:
@@ -149,6 +185,24 @@ class IterationTail:
             rows = rows[1:]
         self._read += len(complete)
         return [dict(zip(ITERATION_COLUMNS, row, strict=True)) for row in rows]
+
+
+def read_processes(folder: Path) -> list[Identity]:
+    """The ranks of a run, from ``processes.csv``; none before it is written."""
+    try:
+        with (folder / PROCESSES).open(newline="") as file:
+            return [Identity(row["host"], int(row["pid"]), float(row["started"])) for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """``outcome.json``, or None where the run has come to no orderly end (yet)."""
+    try:
+        outcome: dict[str, Any] = json.loads((folder / OUTCOME).read_text())
+    except FileNotFoundError:
+        return None
+    return outcome
 
 
 def _versions() -> dict[str, str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
+import signal
 import sys
 import traceback
+import warnings
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -17,17 +20,28 @@ from mpi_runner import delays, problems
 from mpi_runner.cache import DataError
 from mpi_runner.config import TrainConfig, UsageError, check, claim
 from mpi_runner.display import Display
-from mpi_runner.launch import LAUNCHED
-from mpi_runner.master import Master
+from mpi_runner.elements import element_type
+from mpi_runner.faults import CannotDecode, HangDeadline
+from mpi_runner.launch import EXIT_LOST, LAUNCHED, SIGNALLED, signals_noted
+from mpi_runner.master import Interrupted, Master
 from mpi_runner.models import Vector, has_loss
 from mpi_runner.problems import Problem
 from mpi_runner.randomness import Sampler
 from mpi_runner.records import RunRecords, summarize
-from mpi_runner.transport import Poller, all_well, first_on_host_first, share_scheme
-from mpi_runner.worker import Worker
+from mpi_runner.transport import (
+    Poller,
+    all_well,
+    first_on_host_first,
+    gather_identities,
+    share_number,
+    share_scheme,
+)
+from mpi_runner.wire import Wire
+from mpi_runner.worker import MasterLost, Worker
 
 EXIT_USAGE = 2
 EXIT_FAILED = 1
+FINALIZE_SECONDS = 5
 
 
 def train(config: TrainConfig) -> int:
@@ -35,8 +49,15 @@ def train(config: TrainConfig) -> int:
 
     An exception in one rank ends the whole job: the others would wait for it for ever.
     """
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        return _take_part(MPI.COMM_WORLD, config)
+        status = _take_part(MPI.COMM_WORLD, config)
+        _bound_finalize()
+        return status
+    except MasterLost as error:
+        complain(f"worker {MPI.COMM_WORLD.Get_rank() - 1} has lost its master: {error}")
+        MPI.COMM_WORLD.Abort(EXIT_FAILED)
+        raise
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -67,27 +88,56 @@ def _take_part(comm: MPI.Intracomm, config: TrainConfig) -> int:
     scheme = share_scheme(comm, scheme, poller)
     if not first_on_host_first(comm, partial(_data_there, config, True), partial(_data_there, config, False), poller):
         return EXIT_USAGE
-    take_part(comm, config, scheme, problems.attach(config), poller)
-    return 0
+    ending = take_part(comm, config, scheme, problems.attach(config), poller)
+    return 0 if ending is None else ending.status
+
+
+class Ending(NamedTuple):
+    """How a run has ended, for its master."""
+
+    status: int
+    """Exit status: 0, `EXIT_LOST`, or 128 + the number of the signal that ended it."""
+    reason: str | None
+    """Of another status than 0, in one line."""
+    model: Vector
+    figures: dict[str, Any]
 
 
 def take_part(
     comm: MPI.Intracomm, config: TrainConfig, scheme: GradientCode, problem: Problem, poller: Poller
-) -> tuple[Vector, dict[str, Any]] | None:
-    """Do this rank's part of a run that all agree on; the master returns the model and the figures."""
+) -> Ending | None:
+    """Do this rank's part of a run that all agree on; the workers return nothing.
+
+    Raises
+    ------
+    MasterLost
+        On a worker; it is left to the caller to end it.
+    """
     number = comm.Get_rank() - 1
+    layout = Wire(
+        scheme,
+        len(problem.model.initial()),
+        element_type(config.model_dtype or config.dtype),
+        element_type(config.message_dtype or config.dtype),
+        share_number(comm, secrets.randbits(64) if number < 0 else None, poller),
+    )
     if number < 0:
-        return _lead(comm, config, scheme, problem, poller)
+        return _lead(comm, config, scheme, layout, problem, poller)
+    gather_identities(comm, poller)
     sampler = Sampler(config.seed, scheme.partitions, config.batch)
     partitions = [problem.load_train(partition, scheme.partitions) for partition in scheme.assignment[number]]
     delay = delays.parse(config.delay)
-    Worker(comm, scheme, problem.model, partitions, delay, config.seed, sampler, poller).run()
+    Worker(comm, scheme, layout, problem.model, partitions, delay, config.seed, sampler, poller).run()
     return None
 
 
-def complain(error: Exception) -> None:
+def complain(error: Exception | str) -> None:
     """Say in one line what is wrong."""
     print(f"mpi_runner: error: {error}", file=sys.stderr, flush=True)
+
+
+def _show_warning(message: Warning | str, *where: Any) -> None:
+    print(f"mpi_runner: warning: {message}", file=sys.stderr, flush=True)
 
 
 def _data_there(config: TrainConfig, prepare: bool) -> bool:
@@ -100,13 +150,20 @@ def _data_there(config: TrainConfig, prepare: bool) -> bool:
 
 
 def _lead(
-    comm: MPI.Intracomm, config: TrainConfig, scheme: GradientCode, problem: Problem, poller: Poller
-) -> tuple[Vector, dict[str, Any]]:
+    comm: MPI.Intracomm,
+    config: TrainConfig,
+    scheme: GradientCode,
+    layout: Wire,
+    problem: Problem,
+    poller: Poller,
+) -> Ending:
     model, optimizer = problem.model, problem.make_optimizer()
     test = problem.load_test()
     # Whoever started us shows the run, from what is recorded.
     shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme)
-    with RunRecords(config, scheme) as records, shown as display:
+    with RunRecords(config, scheme) as records, shown as display, signals_noted() as received:
+        identities = gather_identities(comm, poller)
+        records.processes(identities)
 
         def after_step(iteration: int, loss: float, seconds: float) -> float | None:
             evaluated = None
@@ -116,27 +173,50 @@ def _lead(
                 display.iteration(iteration, loss, seconds, evaluated)
             return evaluated
 
-        master = Master(comm, scheme, optimizer, problem.l2, records, poller, has_loss(model))
-        figures = master.run(config.iterations, after_step)
-        seconds = figures.pop("iteration_seconds")
-        evaluation = model.evaluate(optimizer.model, test)
-        summary: dict[str, Any] = {
-            "scheme": scheme.name,
-            "model": config.model,
-            "data": config.data,
-            "measure": next(iter(evaluation)),
-            **{f"test_{name}": value for name, value in evaluation.items()},
-            **summarize(seconds),
-            **figures,
-            "step": getattr(optimizer, "step", None),
-            "l2": problem.l2,
-            "train_rows": problem.train_rows,
-        }
-        records.finish(np.asarray(optimizer.model), summary)
-        if display is not None:
-            display.summary(summary)
-    if silent := master.stop():  # MPI_Finalize would wait for them
-        names = ", ".join(map(str, silent))
-        print(f"mpi_runner: workers {names} did not stop and are ended", file=sys.stderr, flush=True)
-        comm.Abort(0)
-    return optimizer.model, summary
+        def interrupted() -> int | None:
+            return received[0] if received else None
+
+        deadline = HangDeadline(config.hang_deadline)
+        master = Master(
+            comm, scheme, layout, optimizer, problem.l2, records, poller, identities[1:], deadline, interrupted,
+            has_loss(model),
+        )  # fmt: skip
+        status, reason = 0, None
+        try:
+            master.await_ready()
+            master.run(config.iterations, after_step)
+        except CannotDecode as error:
+            status, reason = EXIT_LOST, str(error)
+        except Interrupted as error:
+            status, reason = SIGNALLED + error.number, str(error)
+        figures = master.figures()
+        if reason is None:
+            evaluation = model.evaluate(optimizer.model, test)
+            figures = {
+                "scheme": scheme.name,
+                "model": config.model,
+                "data": config.data,
+                "measure": next(iter(evaluation)),
+                **{f"test_{name}": value for name, value in evaluation.items()},
+                **summarize(master.iteration_seconds),
+                **figures,
+                "step": getattr(optimizer, "step", None),
+                "l2": problem.l2,
+                "train_rows": problem.train_rows,
+            }
+            records.finish(np.asarray(optimizer.model), figures)
+            if display is not None:
+                display.summary(figures)
+        else:
+            complain(reason)
+        records.outcome(status, reason)
+        all_end = master.stop()
+    if not all_end:  # MPI_Finalize would wait for them
+        comm.Abort(status)
+    return Ending(status, reason, optimizer.model, figures)
+
+
+def _bound_finalize() -> None:
+    """MPI_Finalize is called last, outside of Python's reach, and waits for every rank: end it after a while."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(FINALIZE_SECONDS)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
 from fastgc import GradientCode, schemes
+from mpi_runner.processes import Identity, own_identity
 
+_HOST_BYTES = 256
+_IDENTITY = np.dtype([("host", f"S{_HOST_BYTES}"), ("pid", "<i8"), ("started", "<f8")])
 SHORTEST, LONGEST = 20e-6, 2e-3  # seconds of sleep between two looks
 SHARE = 0.03  # of the time already waited: what sleeping may add to a wait
 
@@ -49,20 +53,39 @@ def wait(request: MPI.Request, poller: Poller) -> None:
     poller.until(request.Test)
 
 
+def share(comm: MPI.Intracomm, content: bytes | None, poller: Poller) -> bytes:
+    """Give rank 0's content to all; the others pass None."""
+    size = np.array([0 if content is None else len(content)], np.int64)
+    wait(comm.Ibcast(size, root=0), poller)
+    buffer = np.empty(int(size[0]), np.uint8) if content is None else np.frombuffer(content, np.uint8)
+    wait(comm.Ibcast(buffer, root=0), poller)
+    return buffer.tobytes()
+
+
 def share_scheme(comm: MPI.Intracomm, scheme: GradientCode | None, poller: Poller) -> GradientCode:
     """Give rank 0's scheme to all, as the bytes of its file: random streams may differ between machines."""
-    size = np.zeros(1, np.int64)
-    content: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+    file = io.BytesIO()
     if scheme is not None:
-        file = io.BytesIO()
         scheme.save(file)
-        content = np.frombuffer(file.getvalue(), np.uint8)
-        size[0] = len(content)
-    wait(comm.Ibcast(size, root=0), poller)
-    if scheme is None:
-        content = np.empty(int(size[0]), np.uint8)
-    wait(comm.Ibcast(content, root=0), poller)
-    return scheme if scheme is not None else schemes.load(io.BytesIO(content.tobytes()))
+    content = share(comm, None if scheme is None else file.getvalue(), poller)
+    return scheme if scheme is not None else schemes.load(io.BytesIO(content))
+
+
+def share_number(comm: MPI.Intracomm, number: int | None, poller: Poller) -> int:
+    """Give rank 0's number, 0 ≤ number < 2⁶⁴, to all; the others pass None."""
+    content = None if number is None else number.to_bytes(8, "little")
+    return int.from_bytes(share(comm, content, poller), "little")
+
+
+def gather_identities(comm: MPI.Intracomm, poller: Poller) -> list[Identity]:
+    """The identities of all ranks, on rank 0; elsewhere nothing."""
+    own = np.zeros(1, _IDENTITY)
+    identity = own_identity()
+    own[0] = (identity.host.encode()[:_HOST_BYTES], identity.pid, identity.started)
+    size = comm.Get_size() if comm.Get_rank() == 0 else 0
+    all_of_them: npt.NDArray[Any] = np.zeros(size, _IDENTITY)
+    wait(comm.Igather(own.view(np.uint8), all_of_them.view(np.uint8), root=0), poller)
+    return [Identity(bytes(row["host"]).decode(), int(row["pid"]), float(row["started"])) for row in all_of_them]
 
 
 def all_well(comm: MPI.Comm, well: bool, poller: Poller) -> bool:

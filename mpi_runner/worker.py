@@ -1,27 +1,37 @@
 """A worker: waits for a model, differentiates its partitions, sends one coded message.
 
 It works for the newest model it knows of. Between partitions it looks whether the master still wants the result; if
-not it abandons the work and asks for the newest model, so a straggler never sends what can no longer be used.
+not it abandons the work and asks for the newest model, so a straggler never sends what can no longer be used. Without
+its master it ends.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
 from fastgc import GradientCode
-from mpi_runner import wire
+from mpi_runner import elements, wire
 from mpi_runner.delays import Delay, own_speed
 from mpi_runner.models import Model, Partition, gradient_and_loss
 from mpi_runner.randomness import Sampler
 from mpi_runner.transport import Poller, wait
 from mpi_runner.wire import Spent, Wire
 
+Array = npt.NDArray[Any]
+
 MASTER = 0
 LONGEST_SLEEP = 0.01  # seconds until an injected delay notices that the run is over
+
+
+class MasterLost(Exception):
+    """Nothing can be sent to the master or come from it: it has died, or the job is being ended."""
 
 
 class Worker:
@@ -32,6 +42,8 @@ class Worker:
     comm : MPI.Intracomm
         Rank 0 is the master, rank i + 1 worker i.
     scheme : GradientCode
+    layout : Wire
+        Of the run's messages.
     model : Model
     partitions : sequence of Partition
         Those of ``scheme.assignment[worker]``, in that order.
@@ -48,6 +60,7 @@ class Worker:
         self,
         comm: MPI.Intracomm,
         scheme: GradientCode,
+        layout: Wire,
         model: Model,
         partitions: Sequence[Partition],
         delay: Delay,
@@ -67,35 +80,85 @@ class Worker:
         self._poller = poller
         initial = model.initial()
         length, dtype = len(initial), initial.dtype
-        self._wire = Wire(scheme, length, dtype)
+        self._wire = layout
         self._model_in = self._wire.model_buffer()
         self._control_in = self._wire.control_buffer()
-        # Messages are made where they are sent from.
+        # Messages are made where they are sent from, unless their numbers are of another type than those computed with.
         self._result_out = self._wire.result_buffer()
-        gradient, statistics = self._wire.gradient(self._result_out), self._wire.statistics(self._result_out)
-        self._gradient_encoder = scheme.encoder(self._number, length, dtype, gradient)
+        coded = self._wire.gradient(self._result_out)
+        self._coded = coded if coded.dtype == dtype else np.empty(coded.shape, dtype)
+        self._scratch = np.empty_like(self._coded) if coded.dtype != dtype else self._coded
+        self._parameters = self._wire.parameters(self._model_in)
+        if self._parameters.dtype != dtype:
+            self._parameters = np.empty(length, dtype)
+        self._gradient_encoder = scheme.encoder(self._number, length, dtype, self._coded)
+        statistics = self._wire.statistics(self._result_out)
         self._statistics_encoder = scheme.encoder(self._number, wire.STATISTICS, np.float64, statistics)
         self._sent: MPI.Request = MPI.REQUEST_NULL
         self._over = -1  # the newest iteration that the master has said is over
         self._stopped = False
+        self._rejected = 0
 
     def run(self) -> None:
-        """Work until the master says stop."""
+        """Work until the master says stop.
+
+        Raises
+        ------
+        MasterLost
+        """
+        try:
+            self._work()
+        except MPI.Exception as error:
+            raise MasterLost(error.Get_error_string()) from None
+
+    def _work(self) -> None:
         self._await_control()
         self._await_model()
         self._send(wire.READY, -1)
-        while True:
-            self._poller.until(lambda: self._model_received.Test() or self._told_to_stop())
-            if self._stopped:
-                break
+        while self._next_model():
             iteration = int(self._wire.header(self._model_in)["iteration"])
-            done, spent = self._compute(iteration)
+            kind, exponent, spent = self._answer(iteration)
             self._await_model()  # before the answer: the next model finds its place ready
-            self._send(wire.RESULT if done else wire.READY, iteration, spent)
+            self._send(kind, iteration, exponent, spent)
         self._model_received.Cancel()  # in vain where a model is on its way: it came before STOP, and is received
         wait(self._model_received, self._poller)
         self._send(wire.BYE, -1)
         wait(self._sent, self._poller)
+
+    def _next_model(self) -> bool:
+        """Wait for a model; False once the run is over."""
+        status = MPI.Status()
+        while True:
+            self._poller.until(lambda: self._model_received.Test(status) or self._told_to_stop())
+            if self._stopped:
+                return False
+            if self._fits(self._model_in[: status.Get_count(MPI.BYTE)], wire.MODEL):
+                parameters = self._wire.parameters(self._model_in)
+                if parameters.dtype != self._parameters.dtype:
+                    self._parameters[:] = parameters
+                return True
+            self._await_model()
+
+    def _fits(self, message: Array, *kinds: int) -> bool:
+        """Whether a message of the master's can be used; one that cannot is counted, and dropped."""
+        fault = self._wire.fault(message, dict.fromkeys(kinds))
+        if fault is not None:
+            self._rejected += 1
+            warnings.warn(f"worker {self._number} dropped a message: {fault}", RuntimeWarning, stacklevel=2)
+        return fault is None
+
+    def _answer(self, iteration: int) -> tuple[int, int, Spent]:
+        """Work for the model that has come; returns the kind of the answer, its exponent and the time spent."""
+        done, spent = self._compute(iteration)
+        if not done:
+            return wire.READY, 0, spent
+        coded = self._wire.gradient(self._result_out)
+        if coded.dtype == self._coded.dtype:
+            return wire.RESULT, 0, spent
+        start = time.perf_counter()
+        exponent = elements.narrow(self._coded, coded, self._scratch)
+        spent = spent._replace(encode=spent.encode + time.perf_counter() - start)
+        return (wire.OVERFLOW, 0, spent) if exponent is None else (wire.RESULT, exponent, spent)
 
     def _compute(self, iteration: int) -> tuple[bool, Spent]:
         """Fill the result buffer; whether that was done, and not abandoned half-way, and the time spent on it."""
@@ -103,7 +166,6 @@ class Worker:
         key = (self._seed, self._number, iteration)
         away = self._delay.computing.whole
         delay = self._delay.compute_seconds(*key, load, self._scheme.workers) / (1.0 if away else self._speed)
-        parameters = self._wire.parameters(self._model_in)
         wait(self._sent, self._poller)  # long done: the master has answered it with this model
         self._gradient_encoder.reset()
         self._statistics_encoder.reset()
@@ -114,7 +176,7 @@ class Worker:
                 return False, Spent(computed, encoded, slept)
             start = time.perf_counter()
             partition = self._sampler.draw(whole, number, iteration)
-            gradient, loss = gradient_and_loss(self._model, parameters, partition)
+            gradient, loss = gradient_and_loss(self._model, self._parameters, partition)
             between = time.perf_counter()
             self._gradient_encoder.add(number, gradient)
             self._statistics_encoder.add(number, np.array([loss, partition.count], np.float64))
@@ -123,7 +185,7 @@ class Worker:
             if not away:
                 slept += self._sleep(delay / load)
         if not self._is_over(iteration):  # a slow link, as far as anybody can tell: not among the worker's own seconds
-            share = self._wire.message_length / self._wire.length
+            share = self._wire.gradient(self._result_out).nbytes / self._parameters.nbytes
             self._sleep(self._delay.send_seconds(*key, share, self._scheme.workers))
         return not self._is_over(iteration), Spent(computed, encoded, slept)
 
@@ -145,7 +207,11 @@ class Worker:
 
     def _told_to_stop(self) -> bool:
         """Read what the master has said meanwhile; whether the run is over."""
-        while not self._stopped and self._control.Test():
+        status = MPI.Status()
+        while not self._stopped and self._control.Test(status):
+            if not self._fits(self._control_in[: status.Get_count(MPI.BYTE)], wire.SKIP, wire.STOP):
+                self._await_control()
+                continue
             header = self._wire.header(self._control_in)
             if int(header["kind"]) == wire.STOP:
                 self._stopped = True
@@ -154,7 +220,10 @@ class Worker:
                 self._await_control()
         return self._stopped
 
-    def _send(self, kind: int, iteration: int, spent: Spent = wire.NOTHING) -> None:
+    def _send(self, kind: int, iteration: int, exponent: int = 0, spent: Spent = wire.NOTHING) -> None:
         wait(self._sent, self._poller)
-        message = self._wire.write_header(self._result_out, kind, self._number, iteration, spent)
+        message = self._wire.seal(
+            self._result_out, kind, iteration, worker=self._number, exponent=exponent, spent=spent,
+            rejected=self._rejected,
+        )  # fmt: skip
         self._sent = self._comm.Isend(message, dest=MASTER, tag=wire.TAG_RESULT)

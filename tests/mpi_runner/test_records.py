@@ -11,7 +11,17 @@ import pytest
 
 from fastgc import schemes
 from mpi_runner.config import TrainConfig
-from mpi_runner.records import ARRIVAL_COLUMNS, ITERATION_COLUMNS, IterationTail, RunRecords, summarize
+from mpi_runner.processes import Identity
+from mpi_runner.records import (
+    ARRIVAL_COLUMNS,
+    FAULT_COLUMNS,
+    ITERATION_COLUMNS,
+    IterationTail,
+    RunRecords,
+    read_outcome,
+    read_processes,
+    summarize,
+)
 
 
 def row(iteration: int) -> dict[str, object]:
@@ -22,13 +32,31 @@ def row(iteration: int) -> dict[str, object]:
 def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
     scheme = schemes.grouped(4, 2, 1)
     config = TrainConfig("grouped", 4, 2, str(tmp_path / "run"), {"load": 2, "reduction": 1})
+    identities = [Identity("here", 12, 1795541505.1), Identity("there, too", 12, 0.1 + 0.2)]
+    assert read_processes(tmp_path / "run") == []
     with RunRecords(config, scheme) as records:
         records.iteration(**row(1))
         records.arrival(**dict.fromkeys(ARRIVAL_COLUMNS, 1))
+        records.fault(**dict.fromkeys(FAULT_COLUMNS, 1))
+        records.processes(identities)
         records.finish(np.arange(3, dtype=np.float32), {"figure": 1.5})
+        assert read_outcome(tmp_path / "run") is None
+        records.outcome(3, "too few")
     folder = tmp_path / "run"
+    assert read_outcome(folder) == {"status": 3, "reason": "too few"}
+    assert read_processes(folder) == identities
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["config.json", "scheme.npz", "iterations.csv", "arrivals.csv", "model.npy", "summary.json"]
+        [
+            "config.json",
+            "scheme.npz",
+            "iterations.csv",
+            "arrivals.csv",
+            "faults.csv",
+            "processes.csv",
+            "model.npy",
+            "summary.json",
+            "outcome.json",
+        ]
     )
     facts = json.loads((folder / "config.json").read_text())
     assert TrainConfig(**facts["config"]) == config
@@ -56,7 +84,12 @@ def test_rows_are_there_as_soon_as_they_are_added(tmp_path: Path) -> None:
 
 def test_a_row_in_the_making_waits(tmp_path: Path) -> None:
     content = (
-        ",".join(ITERATION_COLUMNS) + "\r\n" + ",".join("1" * 10) + "\r\n" + ",".join("2" * 10) + "\r\n"
+        ",".join(ITERATION_COLUMNS)
+        + "\r\n"
+        + ",".join("1" * len(ITERATION_COLUMNS))
+        + "\r\n"
+        + ",".join("2" * len(ITERATION_COLUMNS))
+        + "\r\n"
     ).encode()
     tail, seen = IterationTail(tmp_path), []
     for size in range(len(content) + 1):

@@ -21,6 +21,7 @@ from mpi_runner import flights
 from mpi_runner.launch import find_mpirun
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import OPTIMIZERS, train_single
+from mpi_runner.peers import OUTCOMES
 
 ITERATIONS = 50
 RUNS: list[tuple[list[str], str, str]] = [
@@ -75,12 +76,17 @@ def test_a_run_gives_the_single_process_model_and_true_records(
         survivors = [int(worker) for worker in row["survivors"].split()]
         assert survivors == sorted(used[row["iteration"]])
         assert made.is_decodable(survivors)
-    assert Counter(row["outcome"] for row in arrivals) == Counter(
-        {name: count for name, count in run.summary["messages"].items() if count}
-    )
+    messages = run.summary["messages"]
+    outcomes = Counter(row["outcome"] for row in arrivals)
+    assert outcomes == Counter({name: messages[name] for name in OUTCOMES if messages[name]})
+    assert messages["models"] == len(arrivals) + messages["unanswered"]
+    model_bytes = 72 + data.features * np.dtype(dtype).itemsize
+    # Models, and the notices of iterations that are over.
+    assert (run.summary["bytes_sent"] - messages["models"] * model_bytes) % 72 == 0
+    assert sum(int(row["bytes_sent"]) for row in rows) <= run.summary["bytes_sent"]
     counted = sum(int(row["bytes"]) for row in arrivals)
-    assert run.summary["bytes_received"] == counted + 64 * made.workers  # and every worker's first message
-    message = 64 + -(-made.message_length(data.features) * np.dtype(dtype).itemsize // 8) * 8
+    assert run.summary["bytes_received"] == counted + 72 * made.workers  # and every worker's first message
+    message = 72 + -(-made.message_length(data.features) * np.dtype(dtype).itemsize // 8) * 8
     message += 8 * made.message_length(2)
     assert {int(row["bytes"]) for row in arrivals if row["outcome"] == "used"} == {message}
 
@@ -193,7 +199,8 @@ def test_a_worker_that_never_stops_does_not_keep_the_model_back(start: Start, tm
         process.terminate()
         process.wait(30)
     assert process.returncode == 0, output + errors
-    assert "workers 3 did not stop" in errors
+    assert "worker 3" in errors
+    assert "unstopped" in errors
     assert any(line.split()[:1] == ["fractional_repetition(4,"] for line in output.splitlines()[1:])  # the table
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
@@ -232,18 +239,6 @@ def test_an_interrupted_run_leaves_no_process(number: signal.Signals, start: Sta
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert progress(tmp_path / "run") >= 3
-
-
-def test_a_run_whose_worker_dies_ends(start: Start, tmp_path: Path) -> None:
-    process = start("--scheme", "uncoded", "--workers", "3", "--iterations", "100000", "--delay", "fixed:0.05:1")
-    wait_for(lambda: progress(tmp_path / "run") >= 3, LIMIT)
-    launcher = psutil.Process(process.pid)
-    family = launcher.children(recursive=True)
-    ranks(launcher)[2].kill()
-    process.communicate(timeout=60)
-    assert process.returncode not in (0, 2)
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
 
 
 FAILING = """

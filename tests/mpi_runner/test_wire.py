@@ -10,72 +10,102 @@ import pytest
 
 from fastgc import schemes
 from mpi_runner import wire
+from mpi_runner.elements import element_type
 from mpi_runner.wire import Wire
 
 SCHEME = schemes.grouped(6, 3, 2)
+OTHER_SCHEME = schemes.grouped(6, 2, 2)
+LENGTHS = [1, 2, 5, 6, 1001]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
-@pytest.mark.parametrize("length", [1, 2, 5, 6, 1001])
-def test_a_result_keeps_what_is_written(length: int, dtype: Any) -> None:
-    layout = Wire(SCHEME, length, dtype)
+@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_result_keeps_what_is_written(length: int, name: str) -> None:
+    layout = Wire(SCHEME, length, np.float32, element_type(name))
     buffer = layout.result_buffer()
-    gradient = np.arange(layout.message_length, dtype=dtype) + 1
+    gradient = (np.arange(layout.message_length) % 200 + 1).astype(layout.message_dtype)
     statistics = np.array([3.25], np.float64)
     layout.gradient(buffer)[:] = gradient
     layout.statistics(buffer)[:] = statistics
-    message = layout.write_header(buffer, wire.RESULT, 4, 17, wire.Spent(compute=0.5, encode=0.125, delay=0.25))
-    assert message.nbytes == layout.result_bytes
+    spent = wire.Spent(compute=0.5, encode=0.125, delay=0.25)
+    message = layout.seal(buffer, wire.RESULT, 17, worker=4, exponent=-3, spent=spent, rejected=6)
+    assert message.nbytes == layout.sizes[wire.RESULT]
     header = layout.header(message)
-    assert (int(header["worker"]), int(header["iteration"])) == (4, 17)
-    seconds = [float(header[f"{what}_seconds"]) for what in ("compute", "encode", "delay")]
-    assert seconds == [0.5, 0.125, 0.25]
+    fields = ("worker", "iteration", "exponent", "rejected", "compute_seconds", "encode_seconds", "delay_seconds")
+    assert [float(header[field]) for field in fields] == [4, 17, -3, 6, 0.5, 0.125, 0.25]
     np.testing.assert_array_equal(layout.gradient(message), gradient)
     np.testing.assert_array_equal(layout.statistics(message), statistics)
-    assert layout.fault(message, message.nbytes, {wire.RESULT: layout.result_bytes}, 4) is None
+    assert layout.fault(message, {wire.RESULT: 17}, 4) is None
 
 
-def test_a_model_keeps_what_is_written() -> None:
-    layout = Wire(SCHEME, 7, np.float32)
+@pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_model_keeps_what_is_written(length: int, name: str) -> None:
+    layout = Wire(SCHEME, length, element_type(name), np.float32)
     buffer = layout.model_buffer()
-    layout.parameters(buffer)[:] = np.arange(7)
-    assert layout.write_header(buffer, wire.MODEL, 0, 3).nbytes == 64 + 28
-    np.testing.assert_array_equal(layout.parameters(buffer), np.arange(7, dtype=np.float32))
+    values = (np.arange(length) % 200).astype(layout.model_dtype)
+    layout.parameters(buffer)[:] = values
+    assert layout.seal(buffer, wire.MODEL, 3).nbytes == 72 + length * layout.model_dtype.itemsize
+    np.testing.assert_array_equal(layout.parameters(buffer), values)
+    assert layout.fault(buffer, {wire.MODEL: None}) is None
 
 
-LAYOUT = Wire(SCHEME, 10, np.float32)
-KINDS = {wire.RESULT: LAYOUT.result_bytes, wire.READY: 64}
+LAYOUT = Wire(SCHEME, 10, np.float32, np.float32, run=7)
+EXPECTED = {wire.RESULT: 5, wire.READY: None}
+ITERATION, WORKER = 5, 2
 
 
-def damage(field: str, value: Any) -> Callable[[Any], None]:
-    def change(buffer: Any) -> None:
-        LAYOUT.header(buffer)[field] = value
-
-    return change
+def result(layout: Wire = LAYOUT, kind: int = wire.RESULT, iteration: int = ITERATION, worker: int = WORKER) -> Any:
+    return layout.seal(layout.result_buffer(), kind, iteration, worker=worker)
 
 
-FAULTS: list[tuple[str, Callable[[Any], None], int | None, str]] = [
-    ("cut in the header", lambda b: None, 63, "no header"),
-    ("nothing", lambda b: None, 0, "no header"),
-    ("cut in the gradient", lambda b: None, LAYOUT.result_bytes - 1, "in place of"),
-    ("another program", damage("magic", b"elsewhere"[:8]), None, "another format"),
-    ("another version", damage("magic", b"fastgc\x00\x02"), None, "another format"),
-    ("another scheme", damage("fingerprint", 1), None, "another format, scheme or gradient"),
-    ("another gradient", damage("length", 11), None, "another format, scheme or gradient"),
-    ("another element type", damage("itemsize", 8), None, "another format, scheme or gradient"),
-    ("a kind that only the master sends", damage("kind", wire.MODEL), None, "unexpected kind 1"),
-    ("no kind at all", damage("kind", 99), None, "unexpected kind 99"),
-    ("a note with a gradient", damage("kind", wire.READY), None, "in place of 64"),
-    ("someone else's number", damage("worker", 3), None, "worker 2 speaks for worker 3"),
+def changed(field: str, value: Any) -> Any:
+    """A message with one field set by someone who knows the format: its checksum is right."""
+    message = result()
+    LAYOUT.header(message)[field] = value
+    LAYOUT.header(message)["checksum"] = wire.checksum(message)
+    return message
+
+
+FAULTS: list[tuple[str, Callable[[], Any], str]] = [
+    ("cut in the header", lambda: result()[:71], "no header"),
+    ("nothing", lambda: result()[:0], "no header"),
+    ("cut in the gradient", lambda: result()[:-1], "in place of"),
+    ("too long", lambda: np.append(result(), np.uint8(0)), "in place of"),
+    ("another program", lambda: changed("magic", b"elsewher"), "another format"),
+    ("another version", lambda: changed("magic", b"fastgc\x00\x01"), "another format"),
+    ("another scheme", lambda: result(Wire(OTHER_SCHEME, 10, np.float32, np.float32, run=7)), "another run, scheme"),
+    ("another run", lambda: result(Wire(SCHEME, 10, np.float32, np.float32, run=8)), "another run, scheme"),
+    ("another gradient", lambda: result(Wire(SCHEME, 9, np.float32, np.float32, run=7)), "another run, scheme"),
+    ("another element type", lambda: changed("element", 2), "another run, scheme"),
+    ("a kind that only the master sends", lambda: result(kind=wire.STOP), "kind 3 is not expected"),
+    ("a model", lambda: LAYOUT.seal(LAYOUT.model_buffer(), wire.MODEL, ITERATION), "worker 2 speaks for worker 0"),
+    ("no kind at all", lambda: changed("kind", 99), "unknown kind 99"),
+    ("a note with a gradient", lambda: changed("kind", wire.READY), "in place of 72"),
+    ("someone else's number", lambda: result(worker=3), "worker 2 speaks for worker 3"),
+    ("an earlier iteration", lambda: result(iteration=4), "for iteration 4 in place of 5"),
 ]
 
 
-@pytest.mark.parametrize(("change", "received", "pattern"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
-def test_faults(change: Callable[[Any], None], received: int | None, pattern: str) -> None:
-    buffer = LAYOUT.result_buffer()
-    LAYOUT.write_header(buffer, wire.RESULT, 2, 0)
-    assert LAYOUT.fault(buffer, len(buffer), KINDS, 2) is None
-    change(buffer)
-    fault = LAYOUT.fault(buffer, len(buffer) if received is None else received, KINDS, 2)
+@pytest.mark.parametrize(("make", "pattern"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+def test_faults(make: Callable[[], Any], pattern: str) -> None:
+    assert LAYOUT.fault(result(), EXPECTED, WORKER) is None
+    fault = LAYOUT.fault(make(), EXPECTED, WORKER)
     assert fault is not None
     assert pattern in fault
+
+
+def test_any_changed_byte_is_noticed() -> None:
+    message = result()
+    for position in range(len(message)):
+        message[position] ^= 0x10
+        assert LAYOUT.fault(message, EXPECTED, WORKER) is not None, position
+        message[position] ^= 0x10
+    assert LAYOUT.fault(message, EXPECTED, WORKER) is None
+
+
+def test_any_length_but_the_right_one_is_refused() -> None:
+    message = np.zeros(200, np.uint8)
+    message[: LAYOUT.sizes[wire.RESULT]] = result()
+    accepted = [n for n in range(len(message)) if LAYOUT.fault(message[:n], EXPECTED, WORKER) is None]
+    assert accepted == [LAYOUT.sizes[wire.RESULT]]

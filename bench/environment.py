@@ -54,23 +54,32 @@ def set_threads(count: int) -> None:
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
 
 
-def header(options: dict[str, Any]) -> dict[str, Any]:
-    """What a reader needs to know to judge the numbers, or to measure them again."""
+def machine() -> dict[str, Any]:
+    """The machine, the commit and the time."""
     return {
         "cpu": _cpu(),
         "cpus": cpus(),
-        "caches": _caches(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
-        "compiler": _output(*limits.compiler(), "--version"),
         "python": platform.python_version(),
         "commit": _commit(),
         "date": now(),
         "versions": {
             name: version
-            for name in ("fast-gradient-coding", "numpy", "scipy", "numba", "torch", "numkong", "ml-dtypes")
+            for name in (
+                "fast-gradient-coding", "numpy", "scipy", "numba", "torch", "numkong", "ml-dtypes", "mpi4py", "openmpi",
+            )
             if (version := _version(name))
         },
+    }  # fmt: skip
+
+
+def header(options: dict[str, Any]) -> dict[str, Any]:
+    """What a reader needs to know to judge the kernels' numbers, or to measure them again."""
+    return {
+        **machine(),
+        "caches": _caches(),
+        "compiler": _output(*limits.compiler(), "--version"),
         "fastgc": _kernels(),
         "limits_vector_bytes": limits.vector_bytes(),
         "options": options,

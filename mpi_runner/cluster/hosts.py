@@ -44,6 +44,18 @@ _OTHER = f"""
 hostname "$2" && mount -t tmpfs tmpfs {PRIVATE} && echo ready && exec >/dev/null
 sleep infinity & wait $!
 """
+# Like ssh: a host, then words that a shell there puts together. Of a host without power ssh hears nothing, and waits;
+# were the agent to end, mpirun would know at once. Processes of a lost host are killed before its first one is gone.
+_AGENT = """#!/bin/sh
+address=$1; shift
+case $address in
+{cases}*) echo "no host $address" >&2; exit 255;;
+esac
+nsenter --target $host --all -- sh -c "$*"
+status=$?
+[ $status -eq 137 ] && sleep 1 && ! kill -0 $host 2>/dev/null && exec sleep infinity
+exit $status
+"""
 _NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc")
 
 
@@ -225,12 +237,7 @@ unshare {" ".join(_NAMESPACES)} sh -c '{_HEAD}' {HOST} "$1" {HEAD}
             inside = _inside_head(host.init)
             cases.append(f"{host.address}) {join}export {SPEED}={host.profile.speed}; host={inside};;\n")
         agent = private / "agent"
-        # Like ssh: a host, then words that a shell there puts together.
-        agent.write_text(
-            "#!/bin/sh\naddress=$1; shift\ncase $address in\n"
-            + "".join(cases)
-            + '*) echo "no host $address" >&2; exit 255;;\nesac\nexec nsenter --target $host --all -- sh -c "$*"\n'
-        )
+        agent.write_text(_AGENT.format(cases="".join(cases)))
         agent.chmod(0o755)
 
 

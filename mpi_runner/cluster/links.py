@@ -12,9 +12,9 @@ from collections.abc import Mapping
 BRIDGE, INTERFACE = "br0", "eth0"
 SUBNET = "10.77.0.0/24"
 MOST_HOSTS = 253
-BURST, QUEUE = "256kb", "100ms"
-"""Of the filters. The burst is below a third of the shortest message of interest, and above the 64 KiB that the kernel
-hands down at once; a queue of 100 ms drops nothing that a TCP window of that bandwidth has in flight."""
+BURST_BYTES, QUEUE = 256 * 1024, "100ms"
+"""Of the filters. The burst is what passes at once after a pause: the kernel hands down 64 KiB at a time, and may wake
+the filter a millisecond late, 250 KB at 2 Gbit/s. A queue of 100 ms drops nothing that TCP has in flight there."""
 
 
 class NetworkError(Exception):
@@ -44,7 +44,9 @@ def connect(switch: int, hosts: Mapping[str, int], rates: Mapping[str, str]) -> 
 def limit(switch: int, name: str, init: int, rate: str) -> None:
     """Limit a host's bandwidth, both ways, in place of an earlier limit."""
     for namespace, device in ((switch, name), (init, INTERFACE)):
-        _batch(namespace, "tc", [f"qdisc replace dev {device} root tbf rate {rate} burst {BURST} latency {QUEUE}"])
+        _batch(
+            namespace, "tc", [f"qdisc replace dev {device} root tbf rate {rate} burst {BURST_BYTES} latency {QUEUE}"]
+        )
 
 
 def cut(switch: int, name: str, *, down: bool) -> None:

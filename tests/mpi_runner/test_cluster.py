@@ -120,7 +120,7 @@ def reachable(source: Host, target: Host) -> bool:
 def test_links_have_their_bandwidth_both_ways(cluster: Cluster) -> None:
     """100 Mbit/s move 2.5 MB in 0.2 s, less the burst; 10 Mbit/s, later, 0.6 MB in 0.5 s."""
     head, worker = cluster.hosts["head"], cluster.hosts["worker0"]
-    burst = 256 * 1024
+    burst = links.BURST_BYTES
     for source, target in ((head, worker), (worker, head)):
         seconds = transfer(source, target, 2_500_000)
         assert 8 * (2_500_000 - 2 * burst) / 1e8 < seconds < 1.5

@@ -32,6 +32,7 @@ END_SECONDS = 2.0
 """From there until mpirun and the ranks of this host are killed."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 PR_SET_PDEATHSIG = 1
+EXIT_FAILED = 1
 EXIT_LOST = 3
 """Too many workers were lost: no gradient can be decoded any more."""
 SIGNALLED = 128  # exit statuses from here on: a signal ended the job
@@ -158,6 +159,8 @@ def _status(status: int, received: list[int], outcome: dict[str, Any] | None, su
         return SIGNALLED + received[0]
     if outcome is not None and outcome["status"] < SIGNALLED:
         return int(outcome["status"])
+    if outcome is None and status == 0:  # so mpirun ends where a daemon of its own is gone: the run was not complete
+        return EXIT_FAILED
     if not survives and status != 0:  # mpirun has ended all because one died, or failed
         return EXIT_LOST if status >= SIGNALLED else status
     return status if status >= 0 else SIGNALLED - status

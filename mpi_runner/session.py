@@ -22,7 +22,7 @@ from mpi_runner.config import TrainConfig, UsageError, check, claim
 from mpi_runner.display import Display
 from mpi_runner.elements import element_type
 from mpi_runner.faults import CannotDecode, HangDeadline
-from mpi_runner.launch import EXIT_LOST, LAUNCHED, SIGNALLED, signals_noted
+from mpi_runner.launch import EXIT_FAILED, EXIT_LOST, LAUNCHED, SIGNALLED, signals_noted
 from mpi_runner.master import Interrupted, Master
 from mpi_runner.models import Vector, has_loss
 from mpi_runner.problems import Problem
@@ -40,7 +40,6 @@ from mpi_runner.wire import Wire
 from mpi_runner.worker import MasterLost, Worker
 
 EXIT_USAGE = 2
-EXIT_FAILED = 1
 FINALIZE_SECONDS = 5
 
 

@@ -5,6 +5,7 @@ Needs root on Linux; elsewhere the tests are skipped, with the reason that a use
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -18,7 +19,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from runner_support import ROWS, SEED
@@ -345,6 +348,52 @@ def test_what_dead_clusters_left_is_cleaned_and_the_living_are_not_touched(machi
     assert found(cluster).owned
     assert reachable(cluster.hosts["head"], cluster.hosts["worker0"])
     assert running.clean() == []
+
+
+def lost_workers(run: Path) -> dict[int, str]:
+    """The workers that a run lost, and how."""
+    with (run / "faults.csv").open(newline="") as file:
+        return {int(row["worker"]): row["kind"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(machine: None, data: flights.Flights, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The model of `SURVIVED` without faults."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    tool = start("run", *SURVIVING_HOSTS, "--", *SURVIVED, "--run", str(run))
+    _, errors = tool.communicate(timeout=120)
+    assert tool.returncode == 0, errors
+    assert lost_workers(run) == {}
+    return np.load(run / "model.npy", allow_pickle=False)
+
+
+SURVIVING_HOSTS = ("--hosts", "5", "--worker", "even")
+SURVIVED = (
+    "train", "--scheme", "fractional_repetition", "--stragglers", "1", "--workers", "4", "--iterations", "40",
+    "--rows", str(ROWS), "--seed", str(SEED), "--delay", "none", "--hang-deadline", "1",
+)  # fmt: skip
+
+
+# For the master both are the same, a worker that is silent.
+@pytest.mark.parametrize("fault", ["lost", pytest.param("link-down", marks=pytest.mark.soak)])
+def test_a_host_that_is_cut_off_or_lost_is_survived(
+    fault: str, undisturbed: Any, data: flights.Flights, tmp_path: Path
+) -> None:
+    """The run goes on without its worker, says so, ends with 0, and has the model of a run that lost nobody."""
+    run = tmp_path / "run"
+    tool = start("run", *SURVIVING_HOSTS, "--", *SURVIVED, "--run", str(run))
+    rows = run / "iterations.csv"
+    wait_for(lambda: tool.poll() is not None or (rows.exists() and rows.read_text().count("\n") > 10), 60)
+    assert tool.poll() is None, tool.communicate()
+    (up,) = [up for up in running.clusters().values() if up.keeper.ppid() == tool.pid]
+    faults.inflict(up, faults.parse("worker2", fault))
+    output, errors = tool.communicate(timeout=60)
+    assert tool.returncode == 0, (output, errors)
+    assert list(lost_workers(run)) == [2]
+    assert "worker 2" in errors
+    model = np.load(run / "model.npy", allow_pickle=False)
+    # Whose messages were used differs, so do roundings: repetition has condition 1.
+    assert np.abs(model - undisturbed).max() <= 1e-5 * np.abs(undisturbed).max()
 
 
 def test_a_run_of_the_runner_takes_delays_from_the_profile(

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,15 +25,17 @@ from mpi_runner.config import (
     arguments,
     check,
     check_directory,
-    claim,
 )
 from mpi_runner.optimizers import OPTIMIZERS
 from mpi_runner.problems import DATA, MODELS
+from mpi_runner.resuming import begin, ready, resumed_config
 
 T = TypeVar("T")
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 SCHEME_OPTIONS = ("load", "reduction", "stragglers", "code", "uneven")
+TRAIN_OPTIONS = (*(field.name for field in fields(TrainConfig) if field.name != "options"), *SCHEME_OPTIONS)
+NOT_GIVEN = object()
 
 
 def main(command: Sequence[str] | None = None) -> int:
@@ -64,15 +67,21 @@ def _parser() -> argparse.ArgumentParser:
     data.set_defaults(run_command=_data)
 
     train = commands.add_parser("train", help="one training run", description=_train.__doc__)
-    train.add_argument("--scheme", required=True, metavar="NAME", help=", ".join(schemes.SCHEMES))
+    train.add_argument("--scheme", metavar="NAME", help=", ".join(schemes.SCHEMES))
     train.add_argument("--load", type=int, help="partitions a worker holds (grouped)")
     train.add_argument("--reduction", type=int, help="messages are this many times shorter than the gradient")
     train.add_argument("--stragglers", type=int, help="workers that may be missing, where a scheme takes it")
     train.add_argument("--code", help=f"code of the grouped scheme: {', '.join(codes.FAMILIES)}")
     train.add_argument("--uneven", action="store_const", const=True, help="allow a load that does not divide workers")
     train.add_argument("--run", metavar="DIR", help="run directory (default: runs/ and the time)")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run from its newest checkpoint")
+    train.add_argument(
+        "--survivors-from", metavar="RUN", help="use exactly the messages that were used there, and wait for them"
+    )
     _common_options(train)
-    train.set_defaults(run_command=_train)
+    # What is not given must be told from what is: a run that goes on has its own values, and not the defaults.
+    defaults = {name: train.get_default(name) for name in TRAIN_OPTIONS}
+    train.set_defaults(**dict.fromkeys(TRAIN_OPTIONS, NOT_GIVEN), run_command=_train, defaults=defaults)
 
     compare = commands.add_parser("compare", help="several schemes, same seeds", description=_compare.__doc__)
     compare.add_argument(
@@ -122,6 +131,9 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="a worker silent for so long is lost (default: 10 times the longest answer so far, at least 10 s)",
     )
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=100, metavar="N", help="checkpoint every N iterations (default: 100)"
+    )
     parser.add_argument("--evaluate-every", type=int, default=0, metavar="N", help="test every N iterations")
 
 
@@ -141,7 +153,7 @@ def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, 
         name: getattr(options, name)
         for name in (
             "workers", "iterations", "model", "rows", "delay", "seed", "dtype", "step", "l2", "poll", "evaluate_every",
-            "message_dtype", "model_dtype", "hang_deadline",
+            "message_dtype", "model_dtype", "hang_deadline", "checkpoint_every",
         )
     }  # fmt: skip
     usual = MODELS[options.model]
@@ -152,6 +164,7 @@ def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, 
         data=options.data or usual.data[0],
         optimizer=options.optimizer or usual.optimizer,
         batch=usual.batch if options.batch is None else options.batch,
+        survivors_from=getattr(options, "survivors_from", None),
         **shared,
     )
 
@@ -163,22 +176,35 @@ def _default_run(name: str) -> str:
 def _train(options: argparse.Namespace) -> int:
     """Train a logistic regression on the flights data over MPI. Starts its own MPI job of workers + 1 ranks, or takes
     part in the one that it is started in."""
-    chosen = {name: getattr(options, name) for name in SCHEME_OPTIONS if getattr(options, name) is not None}
-    run = options.run or _default_run(options.scheme)
-    config = _config(options, options.scheme, chosen, run)
+    resume: str | None = options.resume
+    given = {name: value for name in TRAIN_OPTIONS if (value := getattr(options, name)) is not NOT_GIVEN}
+    for name, value in options.defaults.items():
+        setattr(options, name, given.get(name, value))
+    if resume is None and options.scheme is None:
+        raise UsageError("--scheme or --resume is needed")
+
+    def make_config() -> TrainConfig:
+        if resume is not None:
+            return resumed_config(resume, given)
+        chosen = {name: given[name] for name in SCHEME_OPTIONS if name in given}
+        return _config(options, options.scheme, chosen, options.run or _default_run(options.scheme))
+
     if launch.inside_mpi():
         from mpi_runner.session import train
 
-        return train(config)
-    scheme = check(config)
-    check_directory(Path(run))
+        return train(make_config, resume is not None)
+    config = make_config()
+    scheme, resumed = ready(config, resume is not None)
+    if resumed is None:
+        check_directory(Path(config.run))
     _prepared(lambda: problems.prepare(config))
     from mpi_runner.display import Display, Follower
 
-    claim(config)
+    begin(config, resumed)
+    command = arguments(config) + (["--resume", config.run] if resumed else [])
     with Display(config, scheme) as display:
-        follower = Follower(run, display)
-        status = launch.run(config.workers + 1, Path(run), arguments(config), follower.look)
+        follower = Follower(config.run, display)
+        status = launch.run(config.workers + 1, Path(config.run), command, follower.look)
         figures = follower.figures() if status == 0 else None
         if figures is not None:
             display.summary(figures)

@@ -6,7 +6,8 @@ import inspect
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ MESSAGE_TYPES = ("float32", "float64", "float16", "bfloat16")
 MODEL_TYPES = ("float32", "float64", "bfloat16")
 MOST_WORKERS = 100_000
 POLLS = ("backoff", "spin")
+CHANGEABLE = (
+    "iterations", "delay", "poll", "hang_deadline", "evaluate_every", "checkpoint_every", "survivors_from",
+)  # fmt: skip
+"""What a run may be told anew when it goes on: nothing of what its model depends on."""
 CONFIG = "config.json"
 """The file of a run directory that says what the run was told; written first."""
 
@@ -59,6 +64,10 @@ class TrainConfig:
         Seconds after which a silent worker counts as hung; learned by default.
     step, l2 : float, optional
         By default 1 / (smoothness + l2) and 10 / rows.
+    checkpoint_every : int
+        Write a checkpoint every so many iterations besides the end; 0 for the end alone.
+    survivors_from : str, optional
+        A run directory: use exactly the messages that were used there.
     evaluate_every : int
         Evaluate on the test rows every so many iterations besides the end; 0 for the end alone.
     """
@@ -83,6 +92,8 @@ class TrainConfig:
     poll: str = "backoff"
     hang_deadline: float | None = None
     evaluate_every: int = 0
+    checkpoint_every: int = 100
+    survivors_from: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -133,6 +144,7 @@ def check(config: TrainConfig) -> GradientCode:
         ("iterations", config.iterations, 1),
         ("seed", config.seed, 0),
         ("evaluate-every", config.evaluate_every, 0),
+        ("checkpoint-every", config.checkpoint_every, 0),
         ("batch", config.batch, 0),
     ):
         if value < least:
@@ -189,6 +201,25 @@ def claim(config: TrainConfig) -> None:
             json.dump({"config": config.as_dict()}, file)
     except FileExistsError:
         raise UsageError(f"--run: {os.fspath(run)} was taken by another run just now") from None
+
+
+def changed(saved: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """A saved configuration with what is given anew; UsageError for what may not change while a run goes on.
+
+    Parameters
+    ----------
+    saved : TrainConfig
+    given : mapping
+        Fields, and the scheme's options by their names.
+    """
+    own = {**saved.as_dict(), **saved.options}
+    for name, value in given.items():
+        if name not in CHANGEABLE and value != own.get(name):
+            raise UsageError(
+                f"--resume: --{name.replace('_', '-')} was {own.get(name)}, not {value}; only "
+                f"{', '.join('--' + name.replace('_', '-') for name in CHANGEABLE)} may change"
+            )
+    return replace(saved, **{name: value for name, value in given.items() if name in CHANGEABLE})
 
 
 def arguments(config: TrainConfig) -> list[str]:

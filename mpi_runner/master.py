@@ -11,7 +11,7 @@ import signal
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,10 @@ class Master:
         self._peers = Peers(comm, layout, scheme.workers, deadline)
         self._overflowed: list[int] = []
         self._seconds = array("d")
+        self._prescribed: frozenset[int] | None = None
         self._loss = float("nan")
+        self.iterations = 0
+        """Done so far."""
         self._epoch = time.perf_counter()
 
     def await_ready(self) -> None:
@@ -119,15 +122,31 @@ class Master:
                 self._poller.pause()
         self._peers.begin()
 
-    def run(self, iterations: int, after_step: Callable[[int, float, float], float | None]) -> None:
+    def run(
+        self,
+        iterations: int,
+        after_step: Callable[[int, float, float], float | None],
+        *,
+        done: int = 0,
+        elapsed: float = 0.0,
+        survivors: Mapping[int, frozenset[int]] | None = None,
+    ) -> None:
         """Train; the workers are then still there.
 
         Parameters
         ----------
         iterations : int
+            In all, those done before included.
         after_step : callable
             Called with the iteration's number from 1, its loss and its seconds; returns the model's score if it
             evaluated it. Its own time counts to no iteration.
+        done : int
+            Iterations that a run which goes on had done.
+        elapsed : float
+            Seconds that they took.
+        survivors : mapping, optional
+            For each iteration, from 0, the workers whose messages are used, and no others. The iteration waits for
+            them all.
 
         Raises
         ------
@@ -136,16 +155,18 @@ class Master:
         Interrupted
             By a signal. In both cases the optimiser is as the last complete iteration has left it.
         """
-        self._epoch = time.perf_counter()
-        for iteration in range(iterations):
+        self._epoch = time.perf_counter() - elapsed
+        self.iterations = done
+        for iteration in range(done, iterations):
+            self._prescribed = None if survivors is None else survivors[iteration]
             self._iterate(iteration, after_step)
 
     def figures(self) -> dict[str, Any]:
         """The run's figures up to now."""
         return {
-            "iterations": len(self._seconds),
+            "iterations": self.iterations,
             "final_loss": self._loss,
-            "total_seconds": time.perf_counter() - self._epoch,
+            "total_seconds": self.elapsed,
             "bytes_received": self._peers.bytes_received,
             "bytes_sent": self._peers.bytes_sent,
             "messages": self._peers.counts,
@@ -153,15 +174,20 @@ class Master:
         }
 
     @property
+    def elapsed(self) -> float:
+        """Seconds since the first model was sent."""
+        return time.perf_counter() - self._epoch
+
+    @property
     def iteration_seconds(self) -> Sequence[float]:
-        """Of the iterations done."""
+        """Of the iterations done here."""
         return self._seconds
 
     def stop(self) -> bool:
         """Stop the workers, and end those of this host that do not; whether all have ended or are about to."""
         self._peers.stop(self._poller)
         for loss in self._peers.take_losses():
-            self._record_loss(loss, len(self._seconds))
+            self._record_loss(loss, self.iterations)
         lost = [self._identities[worker] for worker in self._lost_workers]
         processes.await_end(lost, END_SECONDS)
         here = processes.own_identity().host
@@ -177,9 +203,11 @@ class Master:
         self._overflowed.clear()
         received_before, sent_before = self._peers.bytes_received, self._peers.bytes_sent
         start = time.perf_counter()
+        if self._lost_workers:
+            self._check_decodable(iteration)
         self._peers.offer(iteration, self._optimizer.parameters)
         self._poller.restart()
-        while not self._gradients.ready:
+        while not self._ready():
             if not self._take(iteration):
                 self._attend(iteration)
                 self._poller.pause()
@@ -196,6 +224,7 @@ class Master:
         end = time.perf_counter()
         self._peers.conclude()
         self._seconds.append(end - start)
+        self.iterations = iteration + 1
         score = after_step(iteration + 1, loss, end - start)
         self._records.iteration(
             iteration=iteration + 1,
@@ -216,7 +245,7 @@ class Master:
         arrived = self._peers.arrivals()
         for worker, buffer in arrived:
             header = self._wire.header(buffer)
-            outcome = self._outcome(header, iteration)
+            outcome = self._outcome(worker, header, iteration)
             self._record(worker, header, outcome)
             if outcome == "used":
                 self._gradients.add(worker, self._coded_gradient(worker, buffer, int(header["exponent"])))
@@ -224,20 +253,27 @@ class Master:
             elif outcome == "overflow":
                 self._overflowed.append(worker)
                 self._check_decodable(iteration)
-            else:
+            elif outcome != "unused":
                 self._peers.release(worker)
                 self._peers.send_newest(worker)
         if arrived:
             self._poller.restart()
         return bool(arrived)
 
-    @staticmethod
-    def _outcome(header: Any, iteration: int) -> str:
+    def _outcome(self, worker: int, header: Any, iteration: int) -> str:
         if int(header["kind"]) == wire.READY:
             return "abandoned"
         if int(header["iteration"]) != iteration:
             return "late"
-        return "overflow" if int(header["kind"]) == wire.OVERFLOW else "used"
+        if int(header["kind"]) == wire.OVERFLOW:
+            return "overflow"
+        return "used" if self._prescribed is None or worker in self._prescribed else "unused"
+
+    def _ready(self) -> bool:
+        """Whether this iteration's gradient can be taken."""
+        if self._prescribed is not None and len(self._gradients.survivors) < len(self._prescribed):
+            return False
+        return self._gradients.ready
 
     def _coded_gradient(self, worker: int, buffer: Array, exponent: int) -> Array:
         gradient = self._wire.gradient(buffer)
@@ -246,7 +282,7 @@ class Master:
     def _attend(self, iteration: int) -> None:
         """Look after what else may have happened: lost workers, signals."""
         if (number := self._interrupted()) is not None:
-            raise Interrupted(number, len(self._seconds))
+            raise Interrupted(number, self.iterations)
         losses = self._peers.take_losses()
         for loss in losses:
             self._record_loss(loss, iteration)
@@ -270,16 +306,22 @@ class Master:
         warnings.warn(f"{where} {loss.kind} in iteration {iteration + 1}: {loss.reason}", RuntimeWarning, stacklevel=2)
 
     def _check_decodable(self, iteration: int) -> None:
-        left = [worker for worker in self._peers.alive if worker not in self._overflowed]
-        enough = self._scheme.exact or len(left) >= self._scheme.workers - self._scheme.stragglers
-        if enough and left and self._scheme.is_decodable(left):
+        """Raise CannotDecode where the messages that are there or may still come are not enough for this iteration."""
+        left = (set(self._peers.alive) - set(self._overflowed)) | set(self._gradients.survivors)
+        if self._prescribed is not None:
+            enough = self._prescribed <= left
+        else:
+            enough = self._scheme.exact or len(left) >= self._scheme.workers - self._scheme.stragglers
+            enough = enough and len(left) > 0 and self._scheme.is_decodable(sorted(left))
+        if enough:
             return
-        lost = sorted(set(range(self._scheme.workers)) - set(left))
-        causes = ["lost"] if len(self._peers.alive) < self._scheme.workers else []
-        causes += ["cannot hold their gradients in the element type of messages"] if self._overflowed else []
+        said = []
+        if self._lost_workers:
+            said.append(f"workers {_names(self._lost_workers)} are lost")
+        if self._overflowed:
+            said.append(f"the gradients of workers {_names(self._overflowed)} overflow the element type of messages")
         raise CannotDecode(
-            f"iteration {iteration + 1} cannot be completed: workers {', '.join(map(str, lost))} are "
-            f"{' or '.join(causes)}, and the others do not determine the gradient under {self._scheme.name}"
+            f"iteration {iteration + 1} cannot be completed under {self._scheme.name}: {' and '.join(said)}"
         )
 
     def _record(self, worker: int, header: Any, outcome: str) -> None:
@@ -295,3 +337,7 @@ class Master:
             bytes=self._peers.last_bytes[worker],
             outcome=outcome,
         )
+
+
+def _names(workers: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(workers)))

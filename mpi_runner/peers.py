@@ -23,7 +23,7 @@ WARNINGS = 10
 """Of dropped messages: a broken peer would flood the log. All are counted."""
 
 IDLE, BUSY, HEARD, GONE, LOST = "idle", "busy", "heard", "gone", "lost"
-OUTCOMES = ("used", "late", "abandoned", "overflow", "rejected")
+OUTCOMES = ("used", "unused", "late", "abandoned", "overflow", "rejected")
 
 
 class Peers:
@@ -82,7 +82,7 @@ class Peers:
     def counts(self) -> dict[str, int]:
         """Messages: models sent, what became of the answers, and what workers say they have dropped.
 
-        Each model sent has one answer, used, late, abandoned or an overflow, or is unanswered as yet.
+        Each model sent has one answer (used, unused, late, abandoned or overflow), or is unanswered as yet.
         """
         return {
             "models": self.models_sent,

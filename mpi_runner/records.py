@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastgc import GradientCode
-from mpi_runner.config import CONFIG, TrainConfig
+from mpi_runner.config import CONFIG, TrainConfig, UsageError
 from mpi_runner.processes import Identity
 
 ITERATION_COLUMNS = (
@@ -77,12 +77,21 @@ MODEL, SUMMARY, OUTCOME = "model.npy", "summary.json", "outcome.json"
 
 
 class RunRecords:
-    """Writes a run directory; rows are flushed as they come."""
+    """Writes a run directory; rows are flushed as they come.
 
-    def __init__(self, config: TrainConfig, scheme: GradientCode) -> None:
+    Parameters
+    ----------
+    config : TrainConfig
+    scheme : GradientCode
+    run : str
+        What tells this run from any other. A run that goes on keeps it, and adds to what `rewind` has left.
+    """
+
+    def __init__(self, config: TrainConfig, scheme: GradientCode, run: str) -> None:
         self.folder = Path(config.run)
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = {
+            "run": run,
             "config": config.as_dict(),
             "scheme": {
                 "name": scheme.name,
@@ -106,6 +115,7 @@ class RunRecords:
     def processes(self, identities: Sequence[Identity]) -> None:
         """Write ``processes.csv``, a row for each rank."""
         partial = self.folder / f".{PROCESSES}"
+        partial.unlink(missing_ok=True)
         table = _Table(partial, PROCESS_COLUMNS)
         for rank, identity in enumerate(identities):
             table.add({"rank": rank, **identity._asdict()})
@@ -153,9 +163,10 @@ class RunRecords:
 
 class _Table:
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self._file = path.open("w", newline="", buffering=1)
+        self._file = path.open("a", newline="", buffering=1)
         self._writer = csv.DictWriter(self._file, columns)
-        self._writer.writeheader()
+        if self._file.tell() == 0:
+            self._writer.writeheader()
 
     def add(self, row: dict[str, Any]) -> None:
         self._writer.writerow(row)
@@ -185,6 +196,46 @@ class IterationTail:
             rows = rows[1:]
         self._read += len(complete)
         return [dict(zip(ITERATION_COLUMNS, row, strict=True)) for row in rows]
+
+
+def rewind(folder: Path, iteration: int) -> None:
+    """Make a run directory what it was after `iteration` steps, for the run to go on from there."""
+    for name in (OUTCOME, SUMMARY, MODEL, PROCESSES):
+        (folder / name).unlink(missing_ok=True)
+    for name in (ITERATIONS, ARRIVALS):
+        try:
+            with (folder / name).open(newline="") as file:
+                header, *rows = csv.reader(file)
+        except (FileNotFoundError, ValueError):  # it never began
+            continue
+        # A row cut short by a loss of power is one of those that go: its iteration was not over.
+        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= iteration]
+        partial = folder / f".{name}"
+        with partial.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *kept])
+        partial.replace(folder / name)
+
+
+def read_run(folder: Path) -> str:
+    """What tells a run from any other, from ``config.json``; UsageError where there is no run."""
+    try:
+        return str(json.loads((folder / CONFIG).read_text())["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{os.fspath(folder)} holds no run that has begun") from None
+
+
+def read_survivors(folder: Path, scheme: GradientCode) -> dict[int, frozenset[int]]:
+    """The recorded survivors of each iteration, counted from 0; UsageError for the run of another scheme."""
+    try:
+        fingerprint = json.loads((folder / CONFIG).read_text())["scheme"]["fingerprint"]
+        with (folder / ITERATIONS).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        sets = {int(row["iteration"]) - 1: frozenset(map(int, row["survivors"].split())) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"--survivors-from: {os.fspath(folder)} holds no run with iterations") from None
+    if fingerprint != scheme.fingerprint:
+        raise UsageError(f"--survivors-from: {os.fspath(folder)} is of another scheme than {scheme.name}")
+    return sets
 
 
 def read_processes(folder: Path) -> list[Identity]:

@@ -8,17 +8,20 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
 
 from fastgc import GradientCode
-from mpi_runner import delays, problems
+from mpi_runner import checkpoint, delays, problems
 from mpi_runner.cache import DataError
-from mpi_runner.config import TrainConfig, UsageError, check, claim
+from mpi_runner.checkpoint import Checkpoint
+from mpi_runner.config import TrainConfig, UsageError
 from mpi_runner.display import Display
 from mpi_runner.elements import element_type
 from mpi_runner.faults import CannotDecode, HangDeadline
@@ -27,12 +30,14 @@ from mpi_runner.master import Interrupted, Master
 from mpi_runner.models import Vector, has_loss
 from mpi_runner.problems import Problem
 from mpi_runner.randomness import Sampler
-from mpi_runner.records import RunRecords, summarize
+from mpi_runner.records import RunRecords, read_survivors, summarize
+from mpi_runner.resuming import begin, ready
 from mpi_runner.transport import (
     Poller,
     all_well,
     first_on_host_first,
     gather_identities,
+    share_config,
     share_number,
     share_scheme,
 )
@@ -43,14 +48,15 @@ EXIT_USAGE = 2
 FINALIZE_SECONDS = 5
 
 
-def train(config: TrainConfig) -> int:
+def train(make_config: Callable[[], TrainConfig], resume: bool = False) -> int:
     """Take part in a run as whichever rank this process is; returns its exit status.
 
-    An exception in one rank ends the whole job: the others would wait for it for ever.
+    The configuration is made on the master, and sent to the others. With `resume` the run goes on from its newest
+    checkpoint. An exception in one rank ends the whole job: the others would wait for it for ever.
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        status = _take_part(MPI.COMM_WORLD, config)
+        status = _take_part(MPI.COMM_WORLD, make_config, resume)
         _bound_finalize()
         return status
     except MasterLost as error:
@@ -64,30 +70,33 @@ def train(config: TrainConfig) -> int:
         raise
 
 
-def _take_part(comm: MPI.Intracomm, config: TrainConfig) -> int:
-    poller = Poller(spin=config.poll == "spin")
-    master = comm.Get_rank() == 0
+def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resume: bool) -> int:
+    poller = Poller()
+    config: TrainConfig | None = None
     scheme: GradientCode | None = None
-    well = True
-    if master:
+    resumed: Checkpoint | None = None
+    if comm.Get_rank() == 0:
         try:
+            config = make_config()
             if comm.Get_size() != config.workers + 1:
                 raise UsageError(
                     f"--workers {config.workers} needs {config.workers + 1} MPI ranks, a master's and the workers'; "
                     f"there are {comm.Get_size()}"
                 )
-            scheme = check(config)
-            if LAUNCHED not in os.environ:  # else it is claimed
-                claim(config)
+            scheme, resumed = ready(config, resume)
+            if LAUNCHED not in os.environ:  # else that is done
+                begin(config, resumed)
         except UsageError as error:
             complain(error)
-            well = False
-    if not all_well(comm, well, poller):
+            scheme = None
+    if not all_well(comm, comm.Get_rank() > 0 or scheme is not None, poller):
         return EXIT_USAGE
+    config = share_config(comm, config, poller)
     scheme = share_scheme(comm, scheme, poller)
+    poller = Poller(spin=config.poll == "spin")
     if not first_on_host_first(comm, partial(_data_there, config, True), partial(_data_there, config, False), poller):
         return EXIT_USAGE
-    ending = take_part(comm, config, scheme, problems.attach(config), poller)
+    ending = take_part(comm, config, scheme, problems.attach(config), poller, resumed)
     return 0 if ending is None else ending.status
 
 
@@ -103,9 +112,16 @@ class Ending(NamedTuple):
 
 
 def take_part(
-    comm: MPI.Intracomm, config: TrainConfig, scheme: GradientCode, problem: Problem, poller: Poller
+    comm: MPI.Intracomm,
+    config: TrainConfig,
+    scheme: GradientCode,
+    problem: Problem,
+    poller: Poller,
+    resumed: Checkpoint | None = None,
 ) -> Ending | None:
     """Do this rank's part of a run that all agree on; the workers return nothing.
+
+    The master goes on from `resumed`, where that is given.
 
     Raises
     ------
@@ -121,7 +137,7 @@ def take_part(
         share_number(comm, secrets.randbits(64) if number < 0 else None, poller),
     )
     if number < 0:
-        return _lead(comm, config, scheme, layout, problem, poller)
+        return _lead(comm, config, scheme, layout, problem, poller, resumed)
     gather_identities(comm, poller)
     sampler = Sampler(config.seed, scheme.partitions, config.batch)
     partitions = [problem.load_train(partition, scheme.partitions) for partition in scheme.assignment[number]]
@@ -155,12 +171,17 @@ def _lead(
     layout: Wire,
     problem: Problem,
     poller: Poller,
+    resumed: Checkpoint | None,
 ) -> Ending:
     model, optimizer = problem.model, problem.make_optimizer()
     test = problem.load_test()
+    run = secrets.token_hex(16)
+    if resumed is not None:
+        optimizer.restore(resumed.state)
+        run = resumed.run
     # Whoever started us shows the run, from what is recorded.
     shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme)
-    with RunRecords(config, scheme) as records, shown as display, signals_noted() as received:
+    with RunRecords(config, scheme, run) as records, shown as display, signals_noted() as received:
         identities = gather_identities(comm, poller)
         records.processes(identities)
 
@@ -170,7 +191,14 @@ def _lead(
                 evaluated = next(iter(model.evaluate(optimizer.model, test).values()))
             if display is not None:
                 display.iteration(iteration, loss, seconds, evaluated)
+            if config.checkpoint_every and iteration % config.checkpoint_every == 0:
+                save()
             return evaluated
+
+        def save() -> None:
+            state = optimizer.state()
+            content = Checkpoint(run, master.iterations, master.elapsed, config, scheme, state)
+            checkpoint.write(records.folder, content)
 
         def interrupted() -> int | None:
             return received[0] if received else None
@@ -183,11 +211,18 @@ def _lead(
         status, reason = 0, None
         try:
             master.await_ready()
-            master.run(config.iterations, after_step)
+            master.run(
+                config.iterations,
+                after_step,
+                done=resumed.iteration if resumed else 0,
+                elapsed=resumed.elapsed if resumed else 0.0,
+                survivors=read_survivors(Path(config.survivors_from), scheme) if config.survivors_from else None,
+            )
         except CannotDecode as error:
             status, reason = EXIT_LOST, str(error)
         except Interrupted as error:
             status, reason = SIGNALLED + error.number, str(error)
+        save()
         figures = master.figures()
         if reason is None:
             evaluation = model.evaluate(optimizer.model, test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from fastgc import GradientCode, schemes
+from mpi_runner.config import TrainConfig
 from mpi_runner.processes import Identity, own_identity
 
 _HOST_BYTES = 256
@@ -69,6 +71,12 @@ def share_scheme(comm: MPI.Intracomm, scheme: GradientCode | None, poller: Polle
         scheme.save(file)
     content = share(comm, None if scheme is None else file.getvalue(), poller)
     return scheme if scheme is not None else schemes.load(io.BytesIO(content))
+
+
+def share_config(comm: MPI.Intracomm, config: TrainConfig | None, poller: Poller) -> TrainConfig:
+    """Give rank 0's configuration to all; the others pass None."""
+    content = share(comm, None if config is None else json.dumps(config.as_dict()).encode(), poller)
+    return TrainConfig(**json.loads(content))
 
 
 def share_number(comm: MPI.Intracomm, number: int | None, poller: Poller) -> int:

@@ -34,7 +34,7 @@ def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
     config = TrainConfig("grouped", 4, 2, str(tmp_path / "run"), {"load": 2, "reduction": 1})
     identities = [Identity("here", 12, 1795541505.1), Identity("there, too", 12, 0.1 + 0.2)]
     assert read_processes(tmp_path / "run") == []
-    with RunRecords(config, scheme) as records:
+    with RunRecords(config, scheme, "a") as records:
         records.iteration(**row(1))
         records.arrival(**dict.fromkeys(ARRIVAL_COLUMNS, 1))
         records.fault(**dict.fromkeys(FAULT_COLUMNS, 1))
@@ -72,7 +72,7 @@ def test_rows_are_there_as_soon_as_they_are_added(tmp_path: Path) -> None:
     tail = IterationTail(tmp_path / "run")
     assert tail.new_rows() == []  # no file yet
     config = TrainConfig("uncoded", 2, 3, str(tmp_path / "run"))
-    with RunRecords(config, schemes.uncoded(2)) as records:
+    with RunRecords(config, schemes.uncoded(2), "a") as records:
         assert tail.new_rows() == []  # the header alone
         records.iteration(**row(1))
         assert [r["iteration"] for r in tail.new_rows()] == ["1"]

@@ -142,6 +142,9 @@ class _Job:
     def end(self) -> None:
         """Leave no process of it on this host."""
         process = self._process
+        # The ranks first: mpirun buries its children, and waits for a stopped one for ever.
+        for rank in read_processes(self._folder):
+            processes.kill(rank)
         if process.poll() is None:
             process.terminate()
             try:
@@ -149,9 +152,6 @@ class _Job:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        # Ranks end themselves when they lose mpirun, but for stopped ones.
-        for rank in read_processes(self._folder):
-            processes.kill(rank)
 
 
 def _status(status: int, received: list[int], outcome: dict[str, Any] | None, survives: bool) -> int:

@@ -7,14 +7,13 @@ import itertools
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from runner_support import LIMIT, SEED, Start, Train, ranks
+from runner_support import LIMIT, SEED, Start, Train, progress, ranks, wait_for
 
 from fastgc import schemes
 from mpi_runner import flights
@@ -131,19 +130,6 @@ def test_a_job_of_the_wrong_size_is_refused(train: Train) -> None:
 
 
 # Stragglers, and the end of things -----------------------------------------------------------------------------------
-
-
-def progress(folder: Path) -> int:
-    """Iterations done so far."""
-    path = folder / "iterations.csv"
-    return max(path.read_text().count("\n") - 1, 0) if path.exists() else 0
-
-
-def wait_for(condition: object, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, f"waited {seconds} s in vain"
-        time.sleep(0.02)
 
 
 def test_a_stopped_worker_holds_nobody_back_and_goes_on_with_the_newest_model(start: Start, tmp_path: Path) -> None:

@@ -173,28 +173,27 @@ def _default_run(name: str) -> str:
     return str(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{name}")
 
 
+def _train_config(options: argparse.Namespace) -> TrainConfig:
+    given = {name: value for name in TRAIN_OPTIONS if (value := getattr(options, name)) is not NOT_GIVEN}
+    if options.resume is not None:
+        return resumed_config(options.resume, given)
+    if "scheme" not in given:
+        raise UsageError("--scheme or --resume is needed")
+    chosen = {name: given[name] for name in SCHEME_OPTIONS if name in given}
+    filled = argparse.Namespace(**{**options.defaults, **given})
+    return _config(filled, filled.scheme, chosen, filled.run or _default_run(filled.scheme))
+
+
 def _train(options: argparse.Namespace) -> int:
     """Train a logistic regression on the flights data over MPI. Starts its own MPI job of workers + 1 ranks, or takes
     part in the one that it is started in."""
-    resume: str | None = options.resume
-    given = {name: value for name in TRAIN_OPTIONS if (value := getattr(options, name)) is not NOT_GIVEN}
-    for name, value in options.defaults.items():
-        setattr(options, name, given.get(name, value))
-    if resume is None and options.scheme is None:
-        raise UsageError("--scheme or --resume is needed")
-
-    def make_config() -> TrainConfig:
-        if resume is not None:
-            return resumed_config(resume, given)
-        chosen = {name: given[name] for name in SCHEME_OPTIONS if name in given}
-        return _config(options, options.scheme, chosen, options.run or _default_run(options.scheme))
-
+    resume = options.resume is not None
     if launch.inside_mpi():
         from mpi_runner.session import train
 
-        return train(make_config, resume is not None)
-    config = make_config()
-    scheme, resumed = ready(config, resume is not None)
+        return train(lambda: _train_config(options), resume)
+    config = _train_config(options)
+    scheme, resumed = ready(config, resume)
     if resumed is None:
         check_directory(Path(config.run))
     _prepared(lambda: problems.prepare(config))

@@ -96,6 +96,8 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         {"rows": 2000, "delay": "fixed:0.5:2", "seed": 9, "optimizer": "gd", "dtype": "float64", "poll": "spin"},
         {"step": 0.25, "l2": 1e-3, "evaluate_every": 2, "options": {"load": 4, "reduction": 2, "code": "gaussian"}},
         {"batch": 64, "optimizer": "momentum"},
+        {"message_dtype": "float16", "model_dtype": "bfloat16", "hang_deadline": 2.5, "checkpoint_every": 0},
+        {"survivors_from": "runs/earlier"},
         {"workers": 11, "options": {"load": 4, "reduction": 2, "uneven": True}},
         {"scheme": "polynomial", "options": {"stragglers": 2, "reduction": 2}},
     ],
@@ -103,8 +105,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 def test_the_command_of_a_run_gives_its_configuration(changes: dict[str, object], tmp_path: Path) -> None:
     wanted = config(tmp_path, **changes)
     options = cli._parser().parse_args(arguments(wanted))
-    chosen = {name: getattr(options, name) for name in cli.SCHEME_OPTIONS if getattr(options, name) is not None}
-    assert cli._config(options, options.scheme, chosen, options.run) == wanted
+    assert cli._train_config(options) == wanted
 
 
 def test_a_scheme_with_its_options_is_read() -> None:

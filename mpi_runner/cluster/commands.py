@@ -22,6 +22,7 @@ from mpi_runner.config import UsageError
 
 RUNNER_COMMANDS = ("data", "train", "compare")
 INJECTING = ("train", "compare")
+HOSTS = 9
 LOOK_SECONDS = 0.05
 END_SECONDS = 20.0
 """What a command has to end after a signal. The runner bounds its own end by 10 s."""
@@ -38,7 +39,9 @@ def add(commands: Any) -> None:
     actions = cluster.add_subparsers(title="actions", required=True, metavar="run | fault | profiles | clean")
 
     run = actions.add_parser("run", help="make hosts, run a command on them, take them down", description=_run.__doc__)
-    run.add_argument("--hosts", type=int, default=9, help="a head and workers (default: 9, for 8 workers)")
+    run.add_argument(
+        "--hosts", type=int, help=f"a head and workers (default: as many as train or compare need, else {HOSTS})"
+    )
     run.add_argument("--worker", default="thin", metavar="PROFILE", help="of the workers (default: thin)")
     run.add_argument("--head", default="wide", metavar="PROFILE", help="of the head (default: wide)")
     run.add_argument("--profiles", type=Path, metavar="FILE", help="profiles of your own, in TOML")
@@ -76,11 +79,25 @@ def _run(options: argparse.Namespace) -> int:
     head = profiles.choose(known, options.head, "--head")
     worker = profiles.choose(known, options.worker, "--worker")
     planned = [faults.parse_timed(text) for text in options.fault]
-    names = ["head", *(f"worker{i}" for i in range(options.hosts - 1))]
+    needed = ranks(words)
+    hosts = options.hosts if options.hosts is not None else needed or HOSTS
+    if needed is not None and hosts < needed:
+        raise UsageError(f"--hosts must be at least {needed}, a head and {needed - 1} workers, not {hosts}")
+    names = ["head", *(f"worker{i}" for i in range(hosts - 1))]
     if unknown := sorted({fault.host for fault in planned} - set(names)):
-        raise UsageError(f"--fault: no host {', '.join(unknown)} among head and worker0 to worker{options.hosts - 2}")
-    with launch.signals_noted() as received, Cluster(head, [worker] * (options.hosts - 1)) as cluster:
+        raise UsageError(f"--fault: no host {', '.join(unknown)} among head and worker0 to worker{hosts - 2}")
+    with launch.signals_noted() as received, Cluster(head, [worker] * (hosts - 1)) as cluster:
         return execute(cluster, runner_command(words, worker), planned, received)
+
+
+def ranks(words: Sequence[str]) -> int | None:
+    """The MPI ranks that a training command starts; None for other commands, and for what train itself will refuse."""
+    if words[0] not in INJECTING:
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--workers", default=str(HOSTS - 1))
+    given: str = parser.parse_known_args(words[1:])[0].workers
+    return int(given) + 1 if given.isascii() and given.isdigit() and int(given) > 0 else None
 
 
 def runner_command(words: Sequence[str], worker: profiles.Profile) -> list[str]:

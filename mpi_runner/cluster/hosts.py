@@ -106,6 +106,7 @@ class Cluster:
         self.name = running.own_name()
         self.hosts: dict[str, Host] = {}
         self._profiles = {HEAD: head} | {f"worker{i}": profile for i, profile in enumerate(workers)}
+        self._join: dict[str, str] = {}  # by host: how a shell joins its cgroup, where it has one
         self._keeper: subprocess.Popen[str] | None = None
         self._processes: list[subprocess.Popen[str]] = []
 
@@ -132,7 +133,7 @@ class Cluster:
 
     def command(self, words: Sequence[str]) -> list[str]:
         """What to execute for a command to run on the head, in the working directory that this process has."""
-        place = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", os.getcwd()]
+        place = ["sh", "-c", f'{self._join[HEAD]}cd "$1" && shift && exec "$@"', "sh", os.getcwd()]
         return ["nsenter", "--target", str(self.hosts[HEAD].init), "--all", "--", *place, *words]
 
     def environment(self) -> dict[str, str]:
@@ -229,15 +230,18 @@ unshare {" ".join(_NAMESPACES)} sh -c '{_HEAD}' {HOST} "$1" {HEAD}
     def _write_files(self, limit_cores: bool) -> None:
         private = Path(f"/proc/{self.hosts[HEAD].init}/root{PRIVATE}")
         (private / "hostfile").write_text("".join(f"{host.address} slots=1\n" for host in self.hosts.values()))
-        cases = []
-        for host in list(self.hosts.values())[1:]:
-            join = ""
-            if limit_cores and host.profile.cores is not None:
-                join = f"echo $$ > {shares.make(self.name, host.name, host.profile.cores)}; "
-            inside = _inside_head(host.init)
-            cases.append(f"{host.address}) {join}export {SPEED}={host.profile.speed}; host={inside};;\n")
+        limit_cores = limit_cores and any(host.profile.cores is not None for host in self.hosts.values())
+        cases = ""
+        for host in self.hosts.values():
+            # With one host all have a cgroup: agents run on the head, whose limit is not for what they start. 0 stands
+            # for whoever writes it: processes have other ids in other namespaces.
+            join = f"echo 0 > {shares.make(self.name, host.name, host.profile.cores)}; " if limit_cores else ""
+            self._join[host.name] = join
+            if host.name != HEAD:
+                inside = _inside_head(host.init)
+                cases += f"{host.address}) {join}export {SPEED}={host.profile.speed}; host={inside};;\n"
         agent = private / "agent"
-        agent.write_text(_AGENT.format(cases="".join(cases)))
+        agent.write_text(_AGENT.format(cases=cases))
         agent.chmod(0o755)
 
 

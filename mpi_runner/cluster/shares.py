@@ -15,7 +15,7 @@ REMOVAL_SECONDS = 2.0
 
 def _root() -> Path | None:
     """Where CPU limits can be made: version 1's hierarchy of them, or version 2's if it hands them down."""
-    if (V1 / "cpu.cfs_quota_us").exists() or (V1 / "cgroup.procs").exists():
+    if (V1 / "cgroup.procs").exists():
         return V1
     with contextlib.suppress(OSError):
         if "cpu" in (V2 / "cgroup.subtree_control").read_text().split():
@@ -29,8 +29,8 @@ def available() -> bool:
     return root is not None and os.access(root, os.W_OK)
 
 
-def make(cluster: str, host: str, cores: float) -> Path:
-    """Make a host's cgroup; processes join by writing their ids into the file that is returned."""
+def make(cluster: str, host: str, cores: float | None) -> Path:
+    """Make a host's cgroup, without a limit for None; processes join by writing their ids into the file returned."""
     root = _root()
     assert root is not None
     parent = root / f"{PREFIX}{cluster}"
@@ -39,6 +39,8 @@ def make(cluster: str, host: str, cores: float) -> Path:
         (parent / "cgroup.subtree_control").write_text("+cpu")
     group = parent / host
     group.mkdir()
+    if cores is None:
+        return group / "cgroup.procs"
     quota = max(1000, round(cores * PERIOD))  # 1 ms is the least that the kernel takes
     if root == V2:
         (group / "cpu.max").write_text(f"{quota} {PERIOD}")

@@ -176,13 +176,19 @@ print(time.perf_counter() - start)
 """
 
 
-def test_cores_are_limited(cluster: Cluster) -> None:
-    """Half a second of computing takes 2.5 s on a fifth of a core."""
+def test_cores_are_limited(machine: None) -> None:
+    """Half a second of computing takes 2.5 s on a fifth of a core, on the head and on a worker."""
     if not shares.available():
         pytest.skip("no cgroups to write: cores are not limited on this machine")
-    agent = [f"{hosts.PRIVATE}/agent", cluster.hosts["worker1"].address, sys.executable, "-c", shlex.quote(BURN)]
-    limited = subprocess.run(cluster.command(agent), capture_output=True, text=True, check=True, timeout=60)
-    assert float(limited.stdout) > 2.0
+    with Cluster(LIMITED, [LIMITED, PLAIN]) as up:
+        agent = [f"{hosts.PRIVATE}/agent", up.hosts["worker0"].address, sys.executable, "-c", shlex.quote(BURN)]
+        free = [f"{hosts.PRIVATE}/agent", up.hosts["worker1"].address, "cat", "/proc/self/cgroup"]
+        for program in (agent, [sys.executable, "-c", BURN]):
+            limited = subprocess.run(up.command(program), capture_output=True, text=True, check=True, timeout=60)
+            assert float(limited.stdout) > 2.0
+        # The agent runs on the head, whose limit a worker without one of its own must not inherit.
+        own = subprocess.run(up.command(free), capture_output=True, text=True, check=True, timeout=60).stdout
+        assert f"/{shares.PREFIX}{up.name}/worker1\n" in own
 
 
 RANK = """
@@ -438,10 +444,19 @@ def test_delays_that_are_named_are_kept() -> None:
     assert commands.runner_command(["mpirun", "true"], PLAIN) == ["mpirun", "true"]
 
 
+def test_the_ranks_of_a_command() -> None:
+    assert commands.ranks(["train", "--scheme", "uncoded", "--workers", "12"]) == 13
+    assert commands.ranks(["compare", "--workers=3", "--schemes", "uncoded"]) == 4
+    assert commands.ranks(["train"]) == 9
+    assert commands.ranks(["train", "--workers", "0"]) is None
+    assert commands.ranks(["data"]) is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["run"], "give a command after --"),
+        (["run", "--hosts", "8", "--", "train"], "--hosts must be at least 9, a head and 8 workers, not 8"),
         (["run", "--worker", "other", "--", "true"], "--worker must be one of thin"),
         (["run", "--head", "other", "--", "true"], "--head must be one of thin"),
         (["run", "--fault", "worker8@1s:lost", "--", "true"], "no host worker8 among head and worker0 to worker7"),

@@ -121,16 +121,24 @@ def reachable(source: Host, target: Host) -> bool:
 
 
 def test_links_have_their_bandwidth_both_ways(cluster: Cluster) -> None:
-    """100 Mbit/s move 2.5 MB in 0.2 s, less the burst; 10 Mbit/s, later, 0.6 MB in 0.5 s."""
+    """100 Mbit/s move 2.5 MB in 0.2 s, less the burst; 10 Mbit/s, later, 0.9 MB in 0.7 s. Never less; a busy machine
+    may take more, but not five times in a row."""
     head, worker = cluster.hosts["head"], cluster.hosts["worker0"]
-    burst = links.BURST_BYTES
-    for source, target in ((head, worker), (worker, head)):
-        seconds = transfer(source, target, 2_500_000)
-        assert 8 * (2_500_000 - 2 * burst) / 1e8 < seconds < 1.5
+
+    def moves(size: int, rate: float, most: float) -> None:
+        for source, target in ((head, worker), (worker, head)):
+            least = 8 * (size - 2 * links.BURST_BYTES) / rate
+            for _ in range(5):
+                seconds = transfer(source, target, size)
+                assert seconds > least
+                if seconds < most:
+                    break
+            else:
+                pytest.fail(f"{size} bytes took {seconds} s, more than {most} s")
+
+    moves(2_500_000, 1e8, 0.6)
     faults.inflict(found(cluster), faults.parse("worker0", "bandwidth=10mbit"))
-    for source, target in ((head, worker), (worker, head)):
-        seconds = transfer(source, target, 900_000)
-        assert 8 * (900_000 - 2 * burst) / 1e7 < seconds < 3
+    moves(900_000, 1e7, 2.0)
 
 
 def test_faults_happen_to_their_host_alone(cluster: Cluster) -> None:

@@ -7,6 +7,7 @@ import time
 import warnings
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
@@ -21,6 +22,10 @@ STOP_SECONDS = 3.0
 """A worker that computes has to finish its partition first; one that does not answer by then is ended."""
 WARNINGS = 10
 """Of dropped messages: a broken peer would flood the log. All are counted."""
+
+_IN_MPIS_HANDS: list[object] = []
+MOST_AT_ONCE = 100
+"""Bad messages of a worker in a row, before it is the others' turn."""
 
 IDLE, BUSY, HEARD, GONE, LOST = "idle", "busy", "heard", "gone", "lost"
 OUTCOMES = ("used", "unused", "late", "abandoned", "overflow", "rejected")
@@ -47,7 +52,7 @@ class Peers:
         self._state = [BUSY] * workers  # each owes its first READY
         self._given = [-1] * workers  # the iteration of each worker's newest model
         self._inbox = [layout.result_buffer() for _ in range(workers)]
-        self._receives = [self._listen(worker) for worker in range(workers)]
+        self._incoming: list[tuple[MPI.Request, Array] | None] = [None] * workers
         self._status = MPI.Status()
         self._model = _Outgoing(layout.model_buffer())
         self._models = [self._model]
@@ -64,9 +69,6 @@ class Peers:
         self.bytes_sent = 0
         self.models_sent = 0
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
-
-    def _listen(self, worker: int) -> MPI.Request:
-        return self._comm.Irecv(self._inbox[worker], source=worker + 1, tag=wire.TAG_RESULT)
 
     @property
     def loading(self) -> bool:
@@ -94,30 +96,52 @@ class Peers:
     def arrivals(self) -> list[tuple[int, Array]]:
         """Messages that have come, each in its worker's inbox until `release`.
 
-        One request is tested after the other: of several at once MPI does not say reliably which of them failed.
+        One worker is looked at after the other: of several at once MPI does not say reliably which of them failed.
         """
         arrived = []
         for worker, state in enumerate(self._state):
-            if state not in (BUSY, IDLE):
-                continue
-            try:
-                if not self._receives[worker].Test(self._status):
-                    continue
-            except MPI.Exception as error:
-                if error.Get_error_class() == MPI.ERR_TRUNCATE:
-                    self._reject(worker, "it is longer than any message")
-                else:
-                    self._lose(Loss(worker, "died", error.Get_error_string()))
-                continue
-            if self._accept(worker, self._status.Get_count(MPI.BYTE)):
+            if state in (BUSY, IDLE) and self._has_answered(worker):
                 arrived.append((worker, self._inbox[worker]))
         return arrived
 
-    def _accept(self, worker: int, size: int) -> bool:
-        """Judge what has come; whether it is for the master to handle."""
-        self.bytes_received += size
-        self.last_bytes[worker] = size
-        message = self._inbox[worker][:size]
+    def _has_answered(self, worker: int) -> bool:
+        for _ in range(MOST_AT_ONCE):
+            try:
+                message = self._received(worker)
+            except MPI.Exception as error:
+                self._lose(Loss(worker, "died", error.Get_error_string()))
+                return False
+            if message is None:
+                return False
+            if self._accept(worker, message):
+                return self._state[worker] == HEARD
+        return False
+
+    def _received(self, worker: int) -> Array | None:
+        """A message that has come in full, or None.
+
+        Its size is looked at before it is received: what a receive that is too short does with the rest of a message
+        is left to MPI, and Open MPI 5.0 writes it past the end of the buffer.
+        """
+        incoming = self._incoming[worker]
+        if incoming is None:
+            found = self._comm.Improbe(source=worker + 1, tag=wire.TAG_RESULT, status=self._status)
+            if found is None:
+                return None
+            size = self._status.Get_count(MPI.BYTE)
+            inbox = self._inbox[worker]
+            room = inbox[:size] if size <= len(inbox) else np.empty(size, np.uint8)
+            incoming = self._incoming[worker] = found.Irecv(room), room
+        request, room = incoming
+        if not request.Test():
+            return None
+        self._incoming[worker] = None
+        return room
+
+    def _accept(self, worker: int, message: Array) -> bool:
+        """Judge what has come; whether it is one that was waited for."""
+        self.bytes_received += message.nbytes
+        self.last_bytes[worker] = message.nbytes
         fault = self._wire.fault(message, self._awaited(worker), worker)
         if fault is not None:
             self._reject(worker, fault)
@@ -126,7 +150,7 @@ class Peers:
         self._rejected_by[worker] = int(header["rejected"])
         if int(header["kind"]) == wire.BYE:
             self._state[worker] = GONE
-            return False
+            return True
         self._state[worker] = HEARD
         self._deadline.note(time.perf_counter() - self.sent_at[worker])
         return True
@@ -145,7 +169,6 @@ class Peers:
         if self._warned < WARNINGS:
             self._warned += 1
             warnings.warn(f"dropped a message of worker {worker}: {fault}", RuntimeWarning, stacklevel=2)
-        self._receives[worker] = self._listen(worker)
 
     def _lose(self, loss: Loss) -> None:
         self._lost_in_debt += self._state[loss.worker] == BUSY and self._given[loss.worker] >= 0
@@ -165,7 +188,6 @@ class Peers:
     def release(self, worker: int) -> None:
         """The message in the inbox is done with: the worker owes nothing, and its next message may come."""
         self._state[worker] = IDLE
-        self._receives[worker] = self._listen(worker)
 
     def begin(self) -> None:
         """All have loaded their data: from here on answers are to models."""
@@ -237,6 +259,9 @@ class Peers:
         lost = {worker for worker, state in enumerate(self._state) if state == LOST}
         while not all(sent.delivered(lost) for sent in (*self._models, *self._notices)) and time.perf_counter() < end:
             poller.pause()
+        # What a lost worker has not taken, or has not sent in full, MPI may still read or write until it is finalised.
+        _IN_MPIS_HANDS.extend(sent for sent in (*self._models, *self._notices) if not sent.delivered())
+        _IN_MPIS_HANDS.extend(incoming for incoming in self._incoming if incoming is not None)
 
 
 class _Outgoing:

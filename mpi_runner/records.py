@@ -8,6 +8,7 @@ file               content
 ``iterations.csv`` a row per iteration, as it ends
 ``arrivals.csv``   a row per message, as it arrives
 ``processes.csv``  host, pid and start time of every rank; the launcher looks after them
+``checkpoints/``   the newest two (`mpi_runner.checkpoint`)
 ``faults.csv``     a row per lost worker, as it is lost
 ``model.npy``      the final parameters
 ``summary.json``   figures of a run that was completed

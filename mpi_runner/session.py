@@ -57,7 +57,7 @@ def train(make_config: Callable[[], TrainConfig], resume: bool = False) -> int:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         status = _take_part(MPI.COMM_WORLD, make_config, resume)
-        _bound_finalize()
+        _finalize()
         return status
     except MasterLost as error:
         complain(f"worker {MPI.COMM_WORLD.Get_rank() - 1} has lost its master: {error}")
@@ -250,7 +250,9 @@ def _lead(
     return Ending(status, reason, optimizer.model, figures)
 
 
-def _bound_finalize() -> None:
-    """MPI_Finalize is called last, outside of Python's reach, and waits for every rank: end it after a while."""
+def _finalize() -> None:
+    """Leave MPI while the buffers that it may still hold are there. It waits for every rank: end that after a while."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(FINALIZE_SECONDS)
+    MPI.Finalize()
+    signal.alarm(0)

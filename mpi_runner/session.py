@@ -19,6 +19,7 @@ from mpi4py import MPI
 
 from fastgc import GradientCode
 from mpi_runner import checkpoint, delays, problems
+from mpi_runner.agreement import DisagreementError, disagreement
 from mpi_runner.cache import DataError
 from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import TrainConfig, UsageError
@@ -96,7 +97,10 @@ def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resu
     poller = Poller(spin=config.poll == "spin")
     if not first_on_host_first(comm, partial(_data_there, config, True), partial(_data_there, config, False), poller):
         return EXIT_USAGE
-    ending = take_part(comm, config, scheme, problems.attach(config), poller, resumed)
+    try:
+        ending = take_part(comm, config, scheme, problems.attach(config), poller, resumed)
+    except DisagreementError:  # the rank that knows more has said so
+        return EXIT_USAGE
     return 0 if ending is None else ending.status
 
 
@@ -125,10 +129,20 @@ def take_part(
 
     Raises
     ------
+    DisagreementError
+        On every rank, before the first iteration.
     MasterLost
         On a worker; it is left to the caller to end it.
     """
     number = comm.Get_rank() - 1
+    sampler = Sampler(config.seed, scheme.partitions, config.batch)
+    held = scheme.assignment[number] if number >= 0 else ()
+    partitions = {partition: problem.load_train(partition, scheme.partitions) for partition in held}
+    complaint = disagreement(comm, scheme, problem.model, partitions, sampler, poller)
+    if complaint is not None:
+        complain(complaint)
+    if not all_well(comm, complaint is None, poller):
+        raise DisagreementError(complaint or "workers find different gradients of the same partition")
     layout = Wire(
         scheme,
         len(problem.model.initial()),
@@ -139,10 +153,8 @@ def take_part(
     if number < 0:
         return _lead(comm, config, scheme, layout, problem, poller, resumed)
     gather_identities(comm, poller)
-    sampler = Sampler(config.seed, scheme.partitions, config.batch)
-    partitions = [problem.load_train(partition, scheme.partitions) for partition in scheme.assignment[number]]
     delay = delays.parse(config.delay)
-    Worker(comm, scheme, layout, problem.model, partitions, delay, config.seed, sampler, poller).run()
+    Worker(comm, scheme, layout, problem.model, list(partitions.values()), delay, config.seed, sampler, poller).run()
     return None
 
 

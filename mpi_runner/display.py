@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,13 +65,12 @@ class Display:
         self._seconds += seconds
         milliseconds = self._seconds / number * 1000
         if not self._progress.disable:
-            state = f"loss {loss:.5f} · {milliseconds:.0f} ms"
+            state = f"loss {_number(loss, 1, 5)} · {milliseconds:.0f} ms"
             self._progress.update(self._task, total=self._iterations, completed=number, state=state)
         elif number % self._every == 0 or number == self._iterations:
             evaluated = "" if score is None else f"  test {score:.4f}"
-            self._console.print(
-                f"iteration {number}/{self._iterations}  loss {loss:.5f}  mean {milliseconds:.1f} ms{evaluated}"
-            )
+            figures = f"loss {_number(loss, 1, 5)}  mean {milliseconds:.1f} ms{evaluated}"
+            self._console.print(f"iteration {number}/{self._iterations}  {figures}")
 
     def summary(self, figures: Mapping[str, Any]) -> None:
         """The run has ended."""
@@ -135,4 +135,4 @@ def comparison(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:
-    return "–" if value is None else f"{value * unit:.{digits}f}"
+    return "–" if value is None or math.isnan(value) else f"{value * unit:.{digits}f}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import psutil
 
 from fastgc import schemes
 from mpi_runner import flights
+from mpi_runner.launch import find_mpirun
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import OPTIMIZERS, train_single
 
@@ -101,3 +104,14 @@ def single_model(folder: Path, data: flights.Flights, iterations: int) -> Any:
     parts = [data.load_train(partition, partitions) for partition in range(partitions)]
     optimizer = OPTIMIZERS["nesterov"](model.initial(), summary["step"])
     return train_single(model, parts, optimizer, iterations, summary["l2"])
+
+
+def script(text: str, ranks: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python script on some ranks, as a user does who starts mpirun; `folder` is where it runs."""
+    path = folder / "script.py"
+    path.write_text(text)
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", str(ranks), sys.executable, str(path)]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )

@@ -13,13 +13,20 @@ from typing import Any, NamedTuple
 import pytest
 
 import fastgc
+import mpi_runner
 from fastgc import codes, kernels, schemes
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 SKIPPED_FOLDERS = {"build", "dist", "node_modules", "shared", "runs"}
-MODULES = {"fastgc": fastgc, "fastgc.codes": codes, "fastgc.schemes": schemes, "fastgc.kernels": kernels}
+MODULES = {
+    "fastgc": fastgc,
+    "fastgc.codes": codes,
+    "fastgc.schemes": schemes,
+    "fastgc.kernels": kernels,
+    "mpi_runner": mpi_runner,
+}
 
 
 class Block(NamedTuple):

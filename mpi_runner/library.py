@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc import GradientCode
-from mpi_runner.config import TrainConfig, UsageError, check_settings, claim
+from mpi_runner.config import TrainConfig, UsageError, changed, check_settings
 from mpi_runner.models import Model, Partition, Vector
 from mpi_runner.optimizers import OPTIMIZERS, Optimizer
 from mpi_runner.problems import Problem
 from mpi_runner.randomness import share
+from mpi_runner.resuming import begin, where_left
 
 __all__ = ["ArrayData", "Data", "Result", "TrainingError", "train"]
 
@@ -99,6 +100,8 @@ def train(
     seed: int = 0,
     delay: str = "none",
     evaluate_every: int = 0,
+    checkpoint_every: int = 100,
+    resume: bool = False,
     hang_deadline: float | None = None,
     message_dtype: str | None = None,
     model_dtype: str | None = None,
@@ -121,7 +124,7 @@ def train(
     iterations : int
     step : float
     run : str
-        The run directory, for the master alone; it must not hold a run.
+        The run directory, for the master alone; it must not hold a run, unless with `resume`.
     optimizer : str or callable
         A name of `mpi_runner.optimizers.OPTIMIZERS`, or what makes an optimiser from the initial parameters and `step`.
     l2 : float
@@ -130,7 +133,10 @@ def train(
         Examples in an iteration, drawn from all partitions; 0 for all.
     seed : int
         Of batches, of the partitions' seeds, and of delays.
-    delay, evaluate_every, hang_deadline, message_dtype, model_dtype, poll
+    resume : bool
+        Go on from the newest checkpoint in `run`, with the same arguments but for more iterations, and what does not
+        change the model.
+    delay, evaluate_every, checkpoint_every, hang_deadline, message_dtype, model_dtype, poll
         As the command line's.
 
     Returns
@@ -173,6 +179,7 @@ def train(
         l2=l2,
         poll=poll,
         evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
         hang_deadline=hang_deadline,
         message_dtype=message_dtype,
         model_dtype=model_dtype,
@@ -189,14 +196,15 @@ def train(
         l2,
         lambda: make(model.initial(), step),
     )
-    return _run(config, scheme, problem)
+    return _run(config, scheme, problem, resume)
 
 
-def _run(config: TrainConfig, scheme: GradientCode, problem: Problem) -> Result | None:
+def _run(config: TrainConfig, scheme: GradientCode, problem: Problem, resume: bool) -> Result | None:
     from mpi4py import MPI  # initialises MPI: only now
 
     from mpi_runner import session
     from mpi_runner.agreement import DisagreementError
+    from mpi_runner.launch import EXIT_FAILED
     from mpi_runner.transport import Poller, all_well, share_scheme
 
     comm, poller = MPI.COMM_WORLD, Poller(spin=config.poll == "spin")
@@ -204,25 +212,27 @@ def _run(config: TrainConfig, scheme: GradientCode, problem: Problem) -> Result 
         raise TrainingError(f"a scheme of {scheme.workers} workers needs {scheme.workers + 1} ranks; "
                             f"there are {comm.Get_size()}")  # fmt: skip
     master = comm.Get_rank() == 0
-    refusal = None
+    refusal, resumed = None, None
     if master:
         try:
-            claim(config)
+            scheme, resumed = where_left(scheme, config, resume)
+            if resumed is not None:
+                changed(resumed.config, {**config.as_dict(), "run": resumed.config.run})
+            begin(config, resumed)
         except UsageError as error:
             refusal = str(error).removeprefix("--")
     if not all_well(comm, refusal is None, poller):
         raise TrainingError(refusal or "the master cannot use the run directory")
     atexit.register(session.bound_finalize)
     try:
-        ending = session.take_part(
-            comm, config, share_scheme(comm, scheme if master else None, poller), problem, poller
-        )
+        scheme = share_scheme(comm, scheme if master else None, poller)
+        ending = session.take_part(comm, config, scheme, problem, poller, resumed)
     except DisagreementError as error:
         raise TrainingError(str(error)) from None
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
-        comm.Abort(session.EXIT_FAILED)
+        comm.Abort(EXIT_FAILED)
         raise
     if ending is None:
         return None

@@ -26,7 +26,11 @@ def resumed_config(run: str, given: Mapping[str, Any]) -> TrainConfig:
 def ready(config: TrainConfig, resume: bool) -> tuple[GradientCode, Checkpoint | None]:
     """Everything that can be known to be wrong before anything is launched; returns the scheme, and with `resume` the
     newest checkpoint."""
-    scheme = check(config)
+    return where_left(check(config), config, resume)
+
+
+def where_left(scheme: GradientCode, config: TrainConfig, resume: bool) -> tuple[GradientCode, Checkpoint | None]:
+    """What `ready` does beyond `check`, for a scheme that is made already."""
     resumed = _newest(config.run) if resume else None
     if resumed is not None:
         scheme = resumed.scheme  # its bits may not come out the same from other versions

@@ -80,29 +80,38 @@ class Mine:
     def load_test(self):
         return mpi_runner.Partition(inputs, labels)
 
-scheme = schemes.cyclic_repetition(3, 1)
-for run in ("one", "two"):
+def train(run, iterations, resume=False, step=0.5):
     result = mpi_runner.train(
-        LogisticRegression(5, np.float64), Mine(), scheme, iterations=20, step=0.5, run=run, l2=0.01,
-        optimizer=GradientDescent, batch=30, seed=4,
+        LogisticRegression(5, np.float64), Mine(), schemes.cyclic_repetition(3, 1), iterations=iterations, step=step,
+        run=run, l2=0.01, optimizer=GradientDescent, batch=30, seed=4, resume=resume,
     )
     if result is not None:
         assert set(result.figures) >= {"test_auc", "final_loss"}
         np.save(f"{run}.npy", result.model)
+
+train("whole", 20)
+train("parts", 8)
+try:
+    train("parts", 20, resume=True, step=0.25)
+except mpi_runner.TrainingError as error:
+    print("refused:", error, flush=True)
+train("parts", 20, resume=True)
 """
 
 
-def test_two_runs_in_one_script_with_data_and_optimiser_of_ones_own(tmp_path: Path) -> None:
+def test_runs_in_one_script_with_data_and_optimiser_of_ones_own_whole_and_resumed(tmp_path: Path) -> None:
     done = script(OWN, ranks=4, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    one, two = np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy")
+    assert done.stdout.count("refused: resume: --step was 0.5, not 0.25") == 1  # by the master, the others say less
+    assert done.stdout.count("refused: ") == 4
+    whole, parts = np.load(tmp_path / "whole.npy"), np.load(tmp_path / "parts.npy")
     rng = np.random.default_rng(3)
     inputs, labels = rng.random((60, 5)), np.where(rng.random(60) < 0.5, 1.0, -1.0)
     model = LogisticRegression(5, np.float64)
-    parts = [Partition(inputs[p::3], labels[p::3]) for p in range(3)]
+    data = [Partition(inputs[p::3], labels[p::3]) for p in range(3)]
     optimizer = GradientDescent(model.initial(), 0.5)
-    expected = train_single(model, parts, optimizer, 20, 0.01, sampler=Sampler(4, 3, 30))
-    for found in (one, two):
+    expected = train_single(model, data, optimizer, 20, 0.01, sampler=Sampler(4, 3, 30))
+    for found in (whole, parts):
         assert np.linalg.norm(found - expected) <= 1e-9 * np.linalg.norm(expected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from runner_support import LIMIT, SEED, Start, Train, progress, ranks, wait_for
+from runner_support import LIMIT, ROWS, SEED, Start, Train, progress, ranks, wait_for
 
 from fastgc import schemes
-from mpi_runner import flights
+from mpi_runner import flights, images
+from mpi_runner.cache import DataError
 from mpi_runner.launch import find_mpirun
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import OPTIMIZERS, train_single
@@ -255,3 +257,29 @@ def test_an_exception_in_one_rank_ends_all(
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert done.stderr.count("RuntimeError: made to fail") == 1
+
+
+# Other models ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["softmax", "mlp", "cnn"])
+def test_images_train_coded_and_uncoded_to_the_same_accuracy(model: str, tmp_path: Path) -> None:
+    """Over MPI, with stragglers where the code lets them straggle, by the command that a user types."""
+    if model != "softmax":
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    try:
+        images.prepare("digits", ROWS, SEED)
+    except DataError as error:
+        pytest.skip(str(error))
+    command = [sys.executable, "-m", "mpi_runner", "compare", "--model", model, "--workers", "4", "--iterations", "40",
+               "--rows", str(ROWS), "--seed", str(SEED), "--delay", "fixed:0.02:1", "--run", str(tmp_path / "runs"),
+               "--schemes", "uncoded", "grouped:load=4,reduction=2"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("*/summary.json"))]
+    uncoded, coded = (summary["test_accuracy"] for summary in summaries)
+    assert uncoded > (0.5 if model == "cnn" else 0.75)  # chance is 0.1
+    # The same steps but for roundings, which may turn a few of the 1,000 test images that lie between two classes.
+    assert abs(coded - uncoded) <= 0.005
+    # Half as long, and from all four workers in both: the one that is away is heard later.
+    assert summaries[1]["bytes_received"] < 0.6 * summaries[0]["bytes_received"]

@@ -262,7 +262,9 @@ def test_an_exception_in_one_rank_ends_all(
 # Other models ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["softmax", "mlp", "cnn"])
+@pytest.mark.parametrize(
+    "model", ["mlp", pytest.param("softmax", marks=pytest.mark.soak), pytest.param("cnn", marks=pytest.mark.soak)]
+)
 def test_images_train_coded_and_uncoded_to_the_same_accuracy(model: str, tmp_path: Path) -> None:
     """Over MPI, with stragglers where the code lets them straggle, by the command that a user types."""
     if model != "softmax":

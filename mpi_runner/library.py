@@ -223,7 +223,6 @@ def _run(config: TrainConfig, scheme: GradientCode, problem: Problem, resume: bo
             refusal = str(error).removeprefix("--")
     if not all_well(comm, refusal is None, poller):
         raise TrainingError(refusal or "the master cannot use the run directory")
-    atexit.register(session.bound_finalize)
     try:
         scheme = share_scheme(comm, scheme if master else None, poller)
         ending = session.take_part(comm, config, scheme, problem, poller, resumed)
@@ -236,6 +235,8 @@ def _run(config: TrainConfig, scheme: GradientCode, problem: Problem, resume: bo
         raise
     if ending is None:
         return None
+    if not ending.all_end:  # once the script is through
+        atexit.register(comm.Abort, 0)
     if ending.reason is not None:
         raise TrainingError(ending.reason)
     return Result(ending.model, ending.figures)

@@ -101,7 +101,11 @@ def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resu
         ending = take_part(comm, config, scheme, problems.attach(config), poller, resumed)
     except DisagreementError:  # the rank that knows more has said so
         return EXIT_USAGE
-    return 0 if ending is None else ending.status
+    if ending is None:
+        return 0
+    if not ending.all_end:
+        comm.Abort(ending.status)
+    return ending.status
 
 
 class Ending(NamedTuple):
@@ -113,6 +117,8 @@ class Ending(NamedTuple):
     """Of another status than 0, in one line."""
     model: Vector
     figures: dict[str, Any]
+    all_end: bool
+    """Whether all workers have ended or are about to; MPI_Finalize would wait for others."""
 
 
 def take_part(
@@ -257,9 +263,7 @@ def _lead(
             complain(reason)
         records.outcome(status, reason)
         all_end = master.stop()
-    if not all_end:  # MPI_Finalize would wait for them
-        comm.Abort(status)
-    return Ending(status, reason, optimizer.model, figures)
+    return Ending(status, reason, optimizer.model, figures, all_end)
 
 
 def _finalize() -> None:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,12 +106,13 @@ def single_model(folder: Path, data: flights.Flights, iterations: int) -> Any:
     return train_single(model, parts, optimizer, iterations, summary["l2"])
 
 
-def script(text: str, ranks: int, folder: Path) -> subprocess.CompletedProcess[str]:
+def script(text: str, ranks: int, folder: Path, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run a Python script on some ranks, as a user does who starts mpirun; `folder` is where it runs."""
     path = folder / "script.py"
     path.write_text(text)
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", str(ranks), sys.executable, str(path)]
+    command = [find_mpirun(), *options, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+    command += [sys.executable, str(path)]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
     )

@@ -15,6 +15,7 @@ from scipy import sparse
 import mpi_runner
 from fastgc import schemes
 from mpi_runner import ArrayData, Partition
+from mpi_runner.launch import find_mpirun, survives_faults
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import GradientDescent, Nesterov, train_single
 from mpi_runner.randomness import Sampler
@@ -144,6 +145,42 @@ def test_a_failing_model_and_a_job_of_the_wrong_size_end_the_job(
     done = script(FAILING.format(body=body, workers=workers), ranks=3, folder=tmp_path)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+DYING = """
+import os, signal
+import numpy as np
+from mpi4py import MPI
+import mpi_runner
+from fastgc import schemes
+
+class Model:
+    calls = 0
+    def initial(self):
+        return np.zeros(3)
+    def partial_gradient(self, parameters, partition):
+        self.calls += 1
+        if self.calls == 30 and MPI.COMM_WORLD.Get_rank() == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return parameters * partition.count - 1.0
+    def evaluate(self, parameters, partition):
+        return {"x": float(parameters[0])}
+
+data = mpi_runner.ArrayData(np.ones((12, 3)), np.ones(12), np.ones((2, 3)), np.ones(2))
+result = mpi_runner.train(Model(), data, schemes.cyclic_repetition(3, 1), iterations=60, step=0.1, run="run")
+if result is not None:
+    print("the script goes on with", len(result.model), flush=True)
+"""
+
+
+def test_a_script_goes_on_when_a_worker_was_lost(tmp_path: Path) -> None:
+    if not survives_faults(find_mpirun()):
+        pytest.skip("this mpirun has no ULFM")
+    done = script(DYING, ranks=4, folder=tmp_path, options=["--with-ft", "ulfm"])
+    assert "the script goes on with 3" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert "Traceback" not in done.stderr
 
 
 class Still:

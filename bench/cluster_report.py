@@ -139,8 +139,9 @@ def markdown(header: dict[str, Any], runs: Sequence[Run]) -> str:
         f"injected into computing, the same in every scheme. Links let {header['burst']} pass at once after a pause.\n"
         f"Intervals are of 95 %, by a bootstrap over repeats and blocks of {BLOCK} iterations.\n"
         f"Load average before a run: {min(loads):.1f} to {max(loads):.1f}.\n"
-        "*Least* is what links and delays alone take: the model's way down, the delay and the message's way up,\n"
-        "until the first decodable set is there.\n"
+        "*Alone* is what links and delays alone take where all workers begin every iteration together: the model's\n"
+        "way down, the delay and the message's way up, until the first decodable set is there. Where the master's\n"
+        "link is the narrow one, less is possible: workers that are still busy are sent no model.\n"
         "*Worker* and *way* are means over the messages used: the worker's computing, encoding and delay, and the rest "
         "between sending\nthe model and having the message.",
     ]
@@ -158,7 +159,7 @@ def markdown(header: dict[str, Any], runs: Sequence[Run]) -> str:
 
 def _table(setting: Setting) -> str:
     lines = [
-        "| scheme | ms an iteration | of uncoded | of repetition | least ms | worker ms | way ms | MB in | MB out |",
+        "| scheme | ms an iteration | of uncoded | of repetition | alone ms | worker ms | way ms | MB in | MB out |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for scheme in setting.schemes:
@@ -168,7 +169,7 @@ def _table(setting: Setting) -> str:
             ratio = setting.ratio(scheme, other)
             cells.append("1" if scheme == other else f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")
         cells += [
-            f"{setting.figure(scheme, name) * 1e3:.1f}" for name in ("least_seconds", "worker_seconds", "way_seconds")
+            f"{setting.figure(scheme, name) * 1e3:.1f}" for name in ("alone_seconds", "worker_seconds", "way_seconds")
         ]
         cells += [f"{setting.figure(scheme, name) / 1e6:.0f}" for name in ("bytes_received", "bytes_sent")]
         lines.append(f"| {' | '.join(cells)} |")

@@ -67,7 +67,7 @@ def measure(settings: Sequence[int], repeats: int, iterations: int, options: Seq
                                 output.seek(0)
                                 raise RuntimeError(f"{' '.join(words)}: {output.read().decode()}")
                         seconds, figures = _read(run)
-                        figures["least_seconds"] = least_seconds(run, head.bandwidth, worker.bandwidth)
+                        figures["alone_seconds"] = alone_seconds(run, head.bandwidth, worker.bandwidth)
                         yield Run(setting, repeat, scheme, load, seconds, figures)
 
 
@@ -93,7 +93,7 @@ def _read(run: Path) -> tuple[list[float], dict[str, Any]]:
     return [float(row["seconds"]) for row in rows], figures
 
 
-def least_seconds(run: Path, head_rate: str, worker_rate: str) -> float:
+def alone_seconds(run: Path, head_rate: str, worker_rate: str) -> float:
     """The mean time of an iteration of a run if nothing but its links and its injected delays had taken any.
 
     All workers get the model at the same time, each sends after its delay, and the iteration is over with the first

@@ -18,7 +18,7 @@ from bench.cluster_report import REPETITION, UNCODED, Run, Setting
 from fastgc import schemes
 
 FIGURES = {
-    "least_seconds": 0.1, "worker_seconds": 0.01, "way_seconds": 0.1, "bytes_received": 1e6, "bytes_sent": 2e6,
+    "alone_seconds": 0.1, "worker_seconds": 0.01, "way_seconds": 0.1, "bytes_received": 1e6, "bytes_sent": 2e6,
 }  # fmt: skip
 HEADER = {
     "cpu": "some", "cpus": 2, "commit": "abc", "date": "2026-01-01", "repeats": 5, "iterations": 40, "warm_up": 5,
@@ -113,5 +113,5 @@ def recorded(tmp_path: Path) -> Path:
         ("100gbit", "100gbit", (4e6 * 1514 / 1448 - 262144) * 8e-11 + 0.2 + (1e6 * 1514 / 1448 - 262144) * 8e-11),
     ],
 )
-def test_the_least_time_is_that_of_links_and_delays(recorded: Path, head: str, worker: str, expected: float) -> None:
-    assert cluster_schemes.least_seconds(recorded, head, worker) == pytest.approx(expected)
+def test_the_time_of_links_and_delays_alone(recorded: Path, head: str, worker: str, expected: float) -> None:
+    assert cluster_schemes.alone_seconds(recorded, head, worker) == pytest.approx(expected)

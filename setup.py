@@ -5,6 +5,7 @@ import tempfile
 from glob import glob
 
 import pybind11
+from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -20,6 +21,9 @@ COMPILE = [
     "-Wall",
     "-Wextra",
 ]
+
+
+ParallelCompile(default=0).install()  # as many compilers at once as there are CPUs
 
 
 class BuildExtension(build_ext):

@@ -8,10 +8,13 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core.h"
+#include "direct.h"
 
 namespace py = pybind11;
 
@@ -39,7 +42,7 @@ std::string operator+(const std::string& before, const Name& name) { return befo
 
 std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
 std::string type_name(py::handle object) { return text(py::type::handle_of(object).attr("__name__")); }
-std::string shape_of(const py::array& array) { return text(array.attr("shape")); }
+std::string shape_of(py::handle array) { return text(array.attr("shape")); }
 
 [[noreturn]] void value_error(const std::string& message) { throw py::value_error(message); }
 [[noreturn]] void type_error(const std::string& message) { throw py::type_error(message); }
@@ -52,52 +55,91 @@ const char* name_of(Element element) {
     return names[static_cast<int>(element)];
 }
 
-Element element_of(const py::array& array, const Name& name) {
-    const py::dtype type = array.dtype();
-    const char order = type.byteorder();
-    if (order == '=' || order == '|') {
-        constexpr int half = 23;  // NPY_HALF
-        if (type.num() == py::dtype::num_of<float>()) return Element::f32;
-        if (type.num() == py::dtype::num_of<double>()) return Element::f64;
-        if (type.num() == half) return Element::f16;
+// The array behind a handle that is known to be one, without a change of its reference count.
+const py::detail::PyArray_Proxy& proxy(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
+
+Element element_of(py::handle array, const Name& name) {
+    const auto& type = *py::detail::array_descriptor_proxy(proxy(array).descr);
+    if (type.byteorder == '=' || type.byteorder == '|') {
+        constexpr int float32 = 11, float64 = 12, float16 = 23;  // NPY_FLOAT, NPY_DOUBLE, NPY_HALF
+        if (type.type_num == float32) return Element::f32;
+        if (type.type_num == float64) return Element::f64;
+        if (type.type_num == float16) return Element::f16;
         // A type that ml_dtypes registers with NumPy. It is known by its name, so that nothing need be imported, and
         // from then on by its number, because asking for a name takes microseconds.
         static std::atomic<int> bfloat16{-1};
-        if (type.num() == bfloat16.load(std::memory_order_relaxed)) return Element::bf16;
-        if (type.num() > half && type.itemsize() == 2 && text(type.attr("name")) == "bfloat16") {
-            bfloat16.store(type.num(), std::memory_order_relaxed);
+        if (type.type_num == bfloat16.load(std::memory_order_relaxed)) return Element::bf16;
+        const auto dtype = py::reinterpret_borrow<py::dtype>(proxy(array).descr);
+        if (type.type_num > float16 && dtype.itemsize() == 2 && text(dtype.attr("name")) == "bfloat16") {
+            bfloat16.store(type.type_num, std::memory_order_relaxed);
             return Element::bf16;
         }
     }
-    type_error(name + ": expected dtype float32, float64, float16 or bfloat16 in native byte order, got " + text(type));
+    type_error(name + ": expected dtype float32, float64, float16 or bfloat16 in native byte order, got " +
+               text(proxy(array).descr));
 }
 
 enum class Access { read, write };
 
-// Rows of numbers in memory: what a 2-D array, or a sequence of 1-D arrays, is to the kernels.
+// A list that needs no allocation up to 32 items.
+template <class T>
+class Few {
+  public:
+    Few() = default;
+    Few(Few&& other) : more_(std::move(other.more_)), size_(other.size_), room_(other.room_) {
+        std::copy(other.first_, other.first_ + kRoom, first_);
+    }
+    void append(T item) {
+        if (size_ == room_) {
+            std::unique_ptr<T[]> wider(new T[static_cast<std::size_t>(2 * room_)]);
+            std::copy(begin(), end(), wider.get());
+            more_ = std::move(wider);
+            room_ *= 2;
+        }
+        begin()[size_++] = item;
+    }
+    T* begin() { return more_ ? more_.get() : first_; }
+    T* end() { return begin() + size_; }
+    const T* begin() const { return more_ ? more_.get() : first_; }
+    const T* end() const { return begin() + size_; }
+    Index size() const { return size_; }
+    T operator[](Index i) const { return begin()[i]; }
+
+  private:
+    static constexpr Index kRoom = 32;
+    T first_[kRoom];
+    std::unique_ptr<T[]> more_;
+    Index size_ = 0, room_ = kRoom;
+};
+
+// Rows of numbers in memory: what a 2-D array, or a sequence of 1-D arrays, is to the kernels. A caller holds what it
+// gave; `owners` holds the items of a sequence, which may change meanwhile, and copies.
 struct Rows {
     Name name;
     Element element = Element::f32;
     Index length = 0;
-    std::vector<void*> data{};
+    Few<char*> data{};
     std::vector<py::object> owners{};
-    py::dtype type() const { return py::reinterpret_borrow<py::array>(owners[0]).dtype(); }
+    py::handle type{};
 
-    Index count() const { return static_cast<Index>(data.size()); }
+    Index count() const { return data.size(); }
     std::size_t bytes() const { return static_cast<std::size_t>(length) * size_of(element); }
+    std::size_t total() const { return bytes() * static_cast<std::size_t>(count()); }
     template <class T>
     T* const* as() const {
-        return reinterpret_cast<T* const*>(data.data());
+        return reinterpret_cast<T* const*>(data.begin());
     }
 };
 
 // Appends the rows of a 1-D or 2-D array. Inputs whose elements are not next to each other are copied.
-void append(Rows& rows, py::array array, const Name& name, Access access) {
+void append(Rows& rows, py::handle array, const Name& name, Access access) {
+    const auto* view = &proxy(array);
     const Element element = element_of(array, name);
-    const Index length = array.shape(array.ndim() - 1);
-    if (rows.data.empty()) {
+    const Index length = view->dimensions[view->nd - 1];
+    if (rows.count() == 0) {
         rows.element = element;
         rows.length = length;
+        rows.type = view->descr;
     }
     if (element != rows.element)
         type_error(name + ": expected dtype " + name_of(rows.element) + " like " + rows.name.at(0) + ", got " +
@@ -105,29 +147,27 @@ void append(Rows& rows, py::array array, const Name& name, Access access) {
     if (length != rows.length)
         value_error(name + ": expected length " + std::to_string(rows.length) + " like " + rows.name.at(0) + ", got " +
                     std::to_string(length));
-    const Index count = array.ndim() == 2 ? array.shape(0) : 1;
-    const bool adjacent = length <= 1 || array.strides(array.ndim() - 1) == static_cast<Index>(size_of(element));
-    const bool aligned = (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+    const bool adjacent = length <= 1 || view->strides[view->nd - 1] == static_cast<Index>(size_of(element));
+    const bool aligned = (view->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
     if (access == Access::write) {
-        if (!array.writeable()) value_error(name + ": the array is read-only");
+        if ((view->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) == 0)
+            value_error(name + ": the array is read-only");
         if (!adjacent)
             value_error(name + ": elements of a row must be contiguous, got strides " + text(array.attr("strides")));
         if (!aligned) value_error(name + ": elements must be aligned to their size");
     } else if (!adjacent || !aligned) {
-        array = array.attr("copy")("C");
+        rows.owners.push_back(array.attr("copy")("C"));
+        view = &proxy(rows.owners.back());
     }
-    char* first = static_cast<char*>(const_cast<void*>(array.data()));
-    const Index stride = array.ndim() == 2 ? array.strides(0) : 0;
-    rows.data.reserve(rows.data.size() + static_cast<std::size_t>(count));
-    for (Index i = 0; i < count; ++i) rows.data.push_back(first + i * stride);
-    rows.owners.push_back(std::move(array));
+    const Index count = view->nd == 2 ? view->dimensions[0] : 1;
+    const Index stride = view->nd == 2 ? view->strides[0] : 0;
+    for (Index i = 0; i < count; ++i) rows.data.append(view->data + i * stride);
 }
 
-py::array vector_view(py::handle object, const Name& name) {
+void append_vector(Rows& rows, py::handle object, const Name& name, Access access) {
     if (!py::isinstance<py::array>(object)) type_error(name + ": expected a 1-D NumPy array, got " + type_name(object));
-    auto array = py::reinterpret_borrow<py::array>(object);
-    if (array.ndim() != 1) value_error(name + ": expected a 1-D array, got shape " + shape_of(array));
-    return array;
+    if (proxy(object).nd != 1) value_error(name + ": expected a 1-D array, got shape " + shape_of(object));
+    append(rows, object, name, access);
 }
 
 std::vector<py::object> items_of(py::handle object, const Name& name, const char* expected) {
@@ -143,24 +183,22 @@ std::vector<py::object> items_of(py::handle object, const Name& name, const char
 Rows rows_view(py::handle object, const Name& name, Access access) {
     Rows rows{name};
     if (py::isinstance<py::array>(object)) {
-        const auto array = py::reinterpret_borrow<py::array>(object);
-        if (array.ndim() != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(array));
-        append(rows, array, name, access);
+        if (proxy(object).nd != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(object));
+        append(rows, object, name, access);
     } else {
-        Index i = 0;
-        for (const py::object& item : items_of(object, name, "a 2-D array or a sequence of 1-D arrays")) {
-            const Name item_name = name.at(i++);
-            append(rows, vector_view(item, item_name), item_name, access);
-        }
+        rows.owners = items_of(object, name, "a 2-D array or a sequence of 1-D arrays");
+        const auto given = static_cast<Index>(rows.owners.size());  // copies are added
+        for (Index i = 0; i < given; ++i)
+            append_vector(rows, py::handle(rows.owners[static_cast<std::size_t>(i)]), name.at(i), access);
     }
-    if (rows.data.empty()) value_error(name + ": expected at least one row, got none");
+    if (rows.count() == 0) value_error(name + ": expected at least one row, got none");
     if (rows.length == 0) value_error(name + ": rows have length 0");
     return rows;
 }
 
 Rows vector_rows(py::handle object, const Name& name, Access access) {
     Rows rows{name};
-    append(rows, vector_view(object, name), name, access);
+    append_vector(rows, object, name, access);
     return rows;
 }
 
@@ -187,20 +225,29 @@ void require_shape(const Rows& rows, Index count, Index length) {
 // Rows are compared by address range: interleaved rows of one array do not overlap.
 class Overlap {
   public:
-    explicit Overlap(const Rows& out) : bytes_(out.bytes()), name_(out.name) {
-        starts_.reserve(out.data.size());
-        for (void* row : out.data) starts_.push_back(static_cast<char*>(row));
-        std::sort(starts_.begin(), starts_.end(), std::less<>());
-        for (std::size_t i = 1; i < starts_.size(); ++i)
-            if (std::less<>()(starts_[i], starts_[i - 1] + bytes_))
-                value_error(out.name + ": rows overlap each other in memory");
+    explicit Overlap(const Rows& out) : bytes_(out.bytes()), name_(out.name), starts_(out.data.begin()) {
+        count_ = out.count();
+        const std::less<> before;
+        const auto close = [&](Index i) { return before(starts_[i], starts_[i - 1] + bytes_); };
+        Index i = 1;
+        while (i < count_ && !close(i)) ++i;
+        if (i < count_) {  // not one after the other
+            sorted_.assign(starts_, starts_ + count_);
+            std::sort(sorted_.begin(), sorted_.end(), before);
+            starts_ = sorted_.data();
+            for (i = 1; i < count_; ++i)
+                if (close(i)) value_error(out.name + ": rows overlap each other in memory");
+        }
     }
     void check(const Rows& inputs) const {
+        const std::less<> before;
+        char* const end = starts_[count_ - 1] + bytes_;
         for (Index q = 0; q < inputs.count(); ++q) {
-            char* begin = static_cast<char*>(inputs.data[static_cast<std::size_t>(q)]);
+            char* const begin = inputs.data[q];
+            if (!before(begin, end) || !before(starts_[0], begin + inputs.bytes())) continue;
             // Outputs are disjoint, so only the last one that starts before the input's end can reach into it.
-            auto after = std::lower_bound(starts_.begin(), starts_.end(), begin + inputs.bytes(), std::less<>());
-            if (after != starts_.begin() && std::less<>()(begin, *(after - 1) + bytes_))
+            char* const* const after = std::lower_bound(starts_, starts_ + count_, begin + inputs.bytes(), before);
+            if (after != starts_ && before(begin, *(after - 1) + bytes_))
                 value_error(name_ + ": overlaps " + inputs.name + " row " + std::to_string(q) + " in memory");
         }
     }
@@ -208,16 +255,19 @@ class Overlap {
   private:
     std::size_t bytes_;
     Name name_;
-    std::vector<char*> starts_;
+    char* const* starts_;  // in increasing order
+    Index count_;
+    std::vector<char*> sorted_;
 };
 
 using Matrix = py::array_t<double, py::array::c_style>;
 
 Matrix matrix_view(py::handle object, const Name& name) {
-    if (py::isinstance<Matrix>(object)) {
-        auto exact = py::reinterpret_borrow<Matrix>(object);
-        if (exact.ndim() == 2 && (exact.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0) return exact;
-    }
+    using Api = py::detail::npy_api;
+    constexpr int plain = Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_ALIGNED_;
+    if (py::isinstance<py::array>(object) && proxy(object).nd == 2 && (proxy(object).flags & plain) == plain &&
+        py::isinstance<Matrix>(object))
+        return py::reinterpret_borrow<Matrix>(object);
     py::array array = py::array::ensure(object);
     if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
         type_error(name + ": expected real numbers, got " +
@@ -231,12 +281,17 @@ Matrix coefficients_view(py::handle object, const Name& name, Element element) {
     if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + shape_of(matrix));
     const double most =
         element == Element::f64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
-    const double* value = matrix.data();
-    for (Index i = 0; i < matrix.size(); ++i)
-        if (!(std::fabs(value[i]) <= most))
-            value_error(name + "[" + std::to_string(i / matrix.shape(1)) + ", " + std::to_string(i % matrix.shape(1)) +
-                        "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +
-                        ", got " + text(py::float_(value[i])));
+    const double* const value = matrix.data();
+    const Index size = matrix.size();
+    Index beyond = 0;  // counted without a branch first: a 64 x 64 matrix takes 3 us with one, longer than short rows
+    for (Index i = 0; i < size; ++i) beyond += !(std::fabs(value[i]) <= most);
+    if (beyond > 0) {
+        const Index i = std::find_if(value, value + size, [=](double x) { return !(std::fabs(x) <= most); }) - value;
+        value_error(name +
+                    ("[" + std::to_string(i / matrix.shape(1)) + ", " + std::to_string(i % matrix.shape(1)) +
+                     "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +
+                     ", got " + text(py::float_(value[i]))));
+    }
     return matrix;
 }
 
@@ -260,8 +315,10 @@ fastgc::Options options(py::handle threads, py::handle isa) {
 // Calls body with null pointers of the types of inputs and outputs: the one place where types at run time become
 // templates.
 template <class Body>
-void with_types(Element in, Element out, const Body& body) {
-    py::gil_scoped_release release;
+void with_types(Element in, Element out, std::size_t bytes, const Body& body) {
+    // Giving up the GIL and getting it back takes as long as moving a few KB, and much longer where others want it.
+    std::optional<py::gil_scoped_release> release;
+    if (bytes > 32 * 1024) release.emplace();
     using fastgc::BFloat16;
     using fastgc::Float16;
     const auto into = [&](auto* from) {
@@ -294,13 +351,13 @@ py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, b
     const fastgc::Options how = options(threads, isa);
     if (out.is_none()) {
         if (accumulate) value_error("out: must be given to accumulate into");
-        out = py::array(in.type(), std::vector<Index>{c.shape(0), in.length});
+        out = py::array(py::reinterpret_borrow<py::dtype>(in.type), std::vector<Index>{c.shape(0), in.length});
     }
     const Rows result = rows_view(out, "out", Access::write);
     require_output(result, in.element, "inputs");
     require_shape(result, c.shape(0), in.length);
     Overlap(result).check(in);
-    with_types(in.element, result.element, [&](auto* from, auto* to) {
+    with_types(in.element, result.element, in.total() + result.total(), [&](auto* from, auto* to) {
         using In = std::remove_pointer_t<decltype(from)>;
         using Out = std::remove_pointer_t<decltype(to)>;
         fastgc::lincomb<In, Out>(c.data(), c.shape(0), c.shape(1), in.as<In>(), result.as<Out>(), in.length, accumulate,
@@ -320,13 +377,13 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
     const fastgc::Options how = options(threads, isa);
     if (out.is_none()) {
         if (accumulate) value_error("out: must be given to accumulate into");
-        out = py::array(in.type(), std::vector<Index>{length});
+        out = py::array(py::reinterpret_borrow<py::dtype>(in.type), std::vector<Index>{length});
     }
     const Rows result = vector_rows(out, "out", Access::write);
     require_output(result, in.element, "gradients");
     require_shape(result, 1, length);
     Overlap(result).check(in);
-    with_types(in.element, result.element, [&](auto* from, auto* to) {
+    with_types(in.element, result.element, in.total() + result.total(), [&](auto* from, auto* to) {
         using In = std::remove_pointer_t<decltype(from)>;
         using Out = std::remove_pointer_t<decltype(to)>;
         fastgc::encode<In, Out>(c.data(), c.shape(0), c.shape(1), in.as<In>(), in.length, result.as<Out>()[0],
@@ -357,13 +414,13 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
         require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].shape(0)));
     }
     const fastgc::Options how = options(threads, isa);
-    if (out.is_none()) out = py::array(rows[0].type(), std::vector<Index>{total});
+    if (out.is_none()) out = py::array(py::reinterpret_borrow<py::dtype>(rows[0].type), std::vector<Index>{total});
     const Rows result = vector_rows(out, "out", Access::write);
     require_output(result, rows[0].element, "messages");
     require_shape(result, 1, total);
     const Overlap overlap(result);
     for (const Rows& group : rows) overlap.check(group);
-    with_types(rows[0].element, result.element, [&](auto* from, auto* to) {
+    with_types(rows[0].element, result.element, rows[0].total() + result.total(), [&](auto* from, auto* to) {
         using In = std::remove_pointer_t<decltype(from)>;
         using Out = std::remove_pointer_t<decltype(to)>;
         std::vector<fastgc::Received<In>> groups;
@@ -373,6 +430,44 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
                                 result.as<Out>()[0], how);
     });
     return out;
+}
+
+// The functions above as callables that stand in for those of fastgc.kernels.
+using Value = PyObject* const*;
+py::object or_none(PyObject* value) {
+    return value == nullptr ? py::none() : py::reinterpret_borrow<py::object>(value);
+}
+bool truth(PyObject* value) {
+    const int truth = value == nullptr ? 0 : PyObject_IsTrue(value);
+    if (truth < 0) throw py::error_already_set();
+    return truth != 0;
+}
+
+py::object direct(const std::string& name, py::object function) {
+    if (name == "lincomb")
+        return fastgc::direct(std::move(function),
+                              {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, [](Value value) {
+                                  return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]),
+                                                 or_none(value[4]), py::none())
+                                      .release()
+                                      .ptr();
+                              });
+    if (name == "encode")
+        return fastgc::direct(
+            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3},
+            [](Value value) {
+                return encode(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
+                    .release()
+                    .ptr();
+            });
+    if (name == "decode")
+        return fastgc::direct(
+            std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4}, [](Value value) {
+                return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]), py::none())
+                    .release()
+                    .ptr();
+            });
+    value_error("name: expected lincomb, encode or decode, got " + name);
 }
 
 // Patterns as rows of int64, each naming different rows of a generator: one pattern, or a batch.
@@ -529,6 +624,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
                "threads"_a = py::none(), "isa"_a = py::none());
     module.def("decode", &decode, "weights"_a, "messages"_a, "length"_a, "out"_a = py::none(), "threads"_a = py::none(),
                "isa"_a = py::none());
+    module.def("direct", &direct, "name"_a, "function"_a);
     module.def("decoding_weights", &decoding_weights, "generator"_a, "patterns"_a, "threads"_a = py::none(),
                "isa"_a = py::none());
     module.def("least_norm_weights", &least_norm_weights, "generator"_a, "patterns"_a, "target"_a,

@@ -29,22 +29,13 @@ constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
 // sets of the cache, cost more than they give (P = 16, Q = 64, in cache: 55 and 65 GFLOP/s with and without), but for
 // many rows from memory (P = Q = 64: 72 and 66) and for rows a multiple of the page apart, which would displace each
 // other. Copied rows are a line longer than a power of two for the same reason.
-constexpr Index kPanel = 24 * 1024;
-constexpr Index kPanelInputs = 32;
-constexpr Index kCopyRows = 48;
+constexpr Index kPanel = 16 * 1024;
+constexpr Index kPanelInputs = 64;
+constexpr Index kPackRows = 48;
 constexpr Index kAhead = 2 * 1024;
 // Results larger than the last-level cache pass it, where one pass over up to 6 rows makes whole lines (1 x 1: 21 to 30
 // GB/s, 4 x 4: 23 to 30); smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
 constexpr double kLastCache = 32 * 1024 * 1024;
-
-// Whether more rows start at one offset in a page than a set of the first-level cache has ways.
-template <class In>
-bool share_sets(const Group<In>& group) {
-    const auto offset = [&](Index q) { return reinterpret_cast<std::uintptr_t>(group.inputs[q]) % 4096 / 64; };
-    Index same = 0;
-    for (Index q = 0; q < group.count; ++q) same += offset(q) == offset(0);
-    return same > 8;
-}
 
 // Segments under construction, with everything they point to. What a small call needs fits into the first bytes of an
 // arena on the stack: an allocation costs as much as computing 500 elements.
@@ -84,7 +75,6 @@ class Plan {
         // Pointers into groups_ are set now that it no longer grows.
         Index total = 0, levels = 0, rows = 0, inputs = 0;
         double bytes = 0, moved = 0, written = 0;
-        bool collide = false;
         const Group<In>* group = groups_.data();
         for (Segment<In, Out>& segment : segments_) {
             segment.groups = group;
@@ -92,7 +82,6 @@ class Plan {
             for (Index g = 0; g < segment.group_count; ++g, ++group) {
                 inputs = std::max(inputs, group->count);
                 read += group->count;
-                collide = collide || share_sets(*group);
             }
             const double columns = static_cast<double>(segment.length);
             const double both = columns * static_cast<double>(read * sizeof(In) + segment.rows * sizeof(Out));
@@ -111,35 +100,38 @@ class Plan {
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
-        Index copies = 0;
+        bool packs = false;
+        const bool past = written > kLastCache || moved > 1.5 * kLastCache;
         if (rows > kMaxBlockRows) {
-            shape.pass = kPanelInputs;
+            shape.pass = std::min(inputs, kPanelInputs);
             shape.ahead = kAhead / static_cast<Index>(sizeof(In));
-            shape.columns = fit(kPanel, std::min(inputs, kPanelInputs));
-            if (collide || sizeof(In) < sizeof(T) || (rows >= kCopyRows && moved > kLastCache))
-                copies = std::min(inputs, kPanelInputs);
+            shape.columns = fit(kPanel, shape.pass);
+            packs = rows >= kPackRows || sizeof(In) < sizeof(T);
+            shape.past_caches = levels == 0 && past && inputs == shape.pass;
         } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
             shape.pass = inputs;
             if (levels > 0) shape.columns = fit(kResting, rows * (1 + levels));
-            shape.past_caches = levels == 0 && written > kLastCache;
+            shape.past_caches = levels == 0 && past;
         }
         const Index results = in_place<In, Out> || (inputs <= shape.pass && levels == 0) ? 0 : rows;
-        const Index buffers = copies + results + levels * rows;
-        const Index stride = shape.columns + 64 / static_cast<Index>(sizeof(T));  // see kPanel
+        const Index buffers = results + levels * rows;
+        const Index stride = shape.columns + 64 / static_cast<Index>(sizeof(T));  // rows in different sets of a cache
         T* values = buffers > 0 ? take<T>(buffers * threads * stride) : nullptr;
         T** starts = buffers > 0 ? take<T*>(buffers * threads) : nullptr;
         for (Index i = 0; i < buffers * threads; ++i) starts[i] = values + i * stride;
+        const Index panel = packs ? (shape.columns + 63) / 64 * 64 * shape.pass : 0;
+        T* panels = packs ? take<T>(panel * threads) : nullptr;
 
         // Shares end on multiples of 64 columns (a cache line or more), so that only the last one has a tail.
         const Index share = (total / threads + 63) / 64 * 64;
         parallel(threads, [&](int t) {
             Scratch<T> scratch = shape;
             T* const* own = starts + buffers * t;
-            if (copies > 0) scratch.inputs = own;
-            if (results > 0) scratch.outputs = own + copies;
-            scratch.sums = own + copies + results;
+            if (packs) scratch.panel = panels + panel * t;
+            if (results > 0) scratch.outputs = own;
+            scratch.sums = own + results;
             const Index from = std::min(share * t, total);
             const Index to = t + 1 == threads ? total : std::min(share * (t + 1), total);
             Index start = 0;

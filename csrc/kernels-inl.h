@@ -1,4 +1,9 @@
-// Included once per instruction set by kernels.cpp; no include guard on purpose.
+// All bodies, compiled once per instruction set: included by kernels_*.cpp alone.
+#define FASTGC_PORTABLE_ID 0
+#define FASTGC_AVX2_ID 1
+#define FASTGC_AVX512_ID 2
+#define FASTGC_NEON_ID 3
+
 namespace fastgc {
 namespace FASTGC_TARGET {
 namespace {
@@ -8,6 +13,8 @@ namespace {
 #include "decoding_weights-inl.h"
 #include "least_norm-inl.h"
 #include "lincomb-inl.h"
+
+}  // namespace
 
 #define FASTGC_STRING_(x) #x
 #define FASTGC_STRING(x) FASTGC_STRING_(x)
@@ -26,6 +33,5 @@ const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET),
 #undef FASTGC_STRING
 #undef FASTGC_STRING_
 
-}  // namespace
 }  // namespace FASTGC_TARGET
 }  // namespace fastgc

@@ -1,13 +1,30 @@
 // What every instruction set provides, and the table that lists them.
 //
-// Rows of the table are functions, columns are instruction sets. kernels.cpp compiles the bodies (the *-inl.h
-// files) once per instruction set; everything above it picks a column at run time and never sees an intrinsic.
+// Rows of the table are functions, columns are instruction sets. The files kernels_*.cpp compile the bodies (*-inl.h)
+// once per instruction set; everything above them picks a column at run time and never sees an intrinsic.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
+
+// Instruction sets that this build has beside the portable one.
+#if defined(__x86_64__) && defined(__GNUC__)
+# define FASTGC_X86 1
+#else
+# define FASTGC_X86 0
+#endif
+#if FASTGC_X86 && !defined(FASTGC_WITHOUT_AVX512)  // for builds that take long and will not run it
+# define FASTGC_AVX512 1
+#else
+# define FASTGC_AVX512 0
+#endif
+#if defined(__aarch64__)
+# define FASTGC_NEON 1
+#else
+# define FASTGC_NEON 0
+#endif
 
 namespace fastgc {
 
@@ -34,14 +51,12 @@ template <class T>
 using Compute = typename ComputeOf<T>::type;
 
 // Output rows that one register block computes together; coefficients are packed in blocks of at most this many.
-constexpr Index kMaxBlockRows = 8;
+constexpr Index kMaxBlockRows = 6;
 
-// Rows per register block. Up to 8 rows are one block, so that every input is read once, straight from memory: where
-// that is the limit, nothing else counts. More rows are cut into blocks as equal as possible of at most 6: with two
-// vectors each those make 12 sums, which keep both FMA units of AVX2 busy with 16 registers.
+// Rows per register block: as equal as possible and at most 6, which with two vectors each make 12 sums and keep both
+// FMA units of AVX2 busy with 16 registers.
 inline Index block_rows(Index rows) {
-    if (rows <= kMaxBlockRows) return rows;
-    const Index blocks = (rows + 5) / 6;
+    const Index blocks = (rows + kMaxBlockRows - 1) / kMaxBlockRows;
     return (rows + blocks - 1) / blocks;
 }
 
@@ -80,7 +95,7 @@ struct Scratch {
     Index pass;         // inputs that are read together; between passes the chains rest in the outputs
     Index ahead;        // columns that memory is asked for ahead of their use; 0: left to the processor
     bool past_caches;   // results are stored past the caches where a tile makes whole lines
-    T* const* inputs;   // `pass` rows for copies of a chunk of the inputs; null: they are read where they are
+    T* panel;           // room for `columns` packed columns of `pass` inputs; null: they are read where they are
     T* const* outputs;  // P rows for chains at rest that the outputs cannot hold; null: results are made in place
     T* const* sums;     // tree_levels() times P rows for the tree's partial sums
 };
@@ -139,6 +154,19 @@ struct Kernels {
     bool (*least_norm_weights)(const double* generator, Index k, const std::int64_t* pattern, Index q,
                                const double* target, Index targets, double* weights, double* work);
 };
+
+namespace portable {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace neon {
+extern const Kernels kernels;
+}
 
 // The columns that this machine can run, slowest first.
 const std::vector<const Kernels*>& available_kernels();

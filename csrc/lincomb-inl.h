@@ -7,6 +7,11 @@
 
 constexpr Index kLine = 64;  // bytes that caches and memory move together
 
+template <class T, T constant>
+struct Constant {
+    static constexpr T value = constant;
+};
+
 enum class Mode {
     store,       // out = chain
     accumulate,  // the chain starts from out
@@ -22,6 +27,53 @@ struct Rows {
     Rows from(Index r) const { return {start + r, origin}; }
 };
 
+// Vectors a row of a tile: sums, as many inputs and a coefficient fill the registers. At most 4: beyond that a tile
+// gains nothing where memory is the limit, and short rows become all remainder. A power of two, so that it divides a
+// strip.
+constexpr int vectors(int rows) {
+    const int fit = (kRegisters - 1) / (rows + 1);
+    return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
+constexpr int kPanelVectors = vectors(kMaxBlockRows);
+template <class T>
+constexpr Index kPanelWidth = kPanelVectors * Vec<T>::lanes;
+
+// Where a tile has its inputs from: `vector` gives V vectors of input q, of which the first n columns count.
+//
+// Inputs where they lie, from column x on.
+template <class In>
+struct Direct {
+    using T = Compute<In>;
+    const In* const* rows;
+    Index x;
+    FASTGC_INLINE Direct at(const Direct& inputs, Index, Index x) { return {inputs.rows, x}; }
+    template <bool partial>
+    FASTGC_INLINE Vec<T> vector(const Direct& inputs, Index q, int v, Index n) {
+        const In* p = inputs.rows[q] + inputs.x + v * Vec<T>::lanes;
+        return partial ? Vec<T>::load_n(p, n) : Vec<T>::load(p);
+    }
+};
+
+// A panel: columns from `origin` on, packed in tiles that lie one after the other, input by input in each. What is
+// missing in the last one is never looked at.
+template <class T>
+struct Packed {
+    const T* start;
+    Index origin;
+    FASTGC_INLINE Packed at(const Packed& inputs, Index count, Index x) {
+        const Index within = (x - inputs.origin) % kPanelWidth<T>;
+        return {inputs.start + (x - inputs.origin - within) * count + within, x};
+    }
+    template <bool partial>
+    FASTGC_INLINE Vec<T> vector(const Packed& inputs, Index q, int v, Index) {
+        return Vec<T>::load(inputs.start + q * kPanelWidth<T> + v * Vec<T>::lanes);
+    }
+};
+template <class Inputs>
+constexpr bool kInPanel = true;
+template <class In>
+constexpr bool kInPanel<Direct<In>> = false;
+
 enum class Reach {
     whole,       // V vectors
     partial,     // the first n columns of one
@@ -29,10 +81,9 @@ enum class Reach {
 };
 
 // R rows by V vectors at column x: the inputs are read once for all R rows, the outputs written once.
-template <class In, class Out, int R, int V, Mode mode, Reach reach>
-FASTGC_INLINE void tile(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Out> outputs, Index x,
-                        Index n) {
-    using W = Vec<Compute<In>>;
+template <class Out, int R, int V, Mode mode, Reach reach, class T, class Inputs>
+FASTGC_INLINE void tile(Index count, const T* coefficients, const Inputs& inputs, Rows<Out> outputs, Index x, Index n) {
+    using W = Vec<T>;
     constexpr bool partial = reach == Reach::partial;
     W sum[R][V];
     Index q = 0;
@@ -44,18 +95,14 @@ FASTGC_INLINE void tile(Index count, const Compute<In>* coefficients, Rows<const
             }
     } else {
         for (int v = 0; v < V; ++v) {
-            const In* p = Rows<const In>::at(inputs, 0, x) + v * W::lanes;
-            const W input = partial ? W::load_n(p, n) : W::load(p);
+            const W input = Inputs::template vector<partial>(inputs, 0, v, n);
             for (int r = 0; r < R; ++r) sum[r][v] = W::mul(W::set1(coefficients[r]), input);
         }
         q = 1;
     }
     for (; q < count; ++q) {
         W input[V];
-        for (int v = 0; v < V; ++v) {
-            const In* p = Rows<const In>::at(inputs, q, x) + v * W::lanes;
-            input[v] = partial ? W::load_n(p, n) : W::load(p);
-        }
+        for (int v = 0; v < V; ++v) input[v] = Inputs::template vector<partial>(inputs, q, v, n);
         for (int r = 0; r < R; ++r) {
             const W c = W::set1(coefficients[q * R + r]);
             for (int v = 0; v < V; ++v) sum[r][v] = W::fma(c, input[v], sum[r][v]);
@@ -83,6 +130,7 @@ struct Fetch {
     };
     Streams inputs, outputs;
     Index ahead, end;
+    FASTGC_INLINE bool wanted(const Fetch& fetch) { return fetch.inputs.count + fetch.outputs.count > 0; }
     FASTGC_INLINE void run(const Fetch& fetch, Index x, Index width) {
         x += fetch.ahead;
         if (x + width > fetch.end) return;
@@ -93,85 +141,97 @@ struct Fetch {
     }
 };
 
-// Columns before the first that starts a line in all R rows; -1 where the rows disagree.
-template <class T, int R>
-Index before_line(Rows<T> rows, Index x) {
+// Columns before the first that starts a line in all rows; -1 where the rows disagree.
+template <class T>
+Index before_line(Index count, Rows<T> rows, Index x) {
     const auto offset = [&](Index r) { return -reinterpret_cast<std::uintptr_t>(Rows<T>::at(rows, r, x)) % kLine; };
-    for (Index r = 1; r < R; ++r)
+    for (Index r = 1; r < count; ++r)
         if (offset(r) != offset(0)) return -1;
     return static_cast<Index>(offset(0) / sizeof(T));
 }
 
-template <class In, class Out, int R, Mode mode>
-void columns(Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Out> outputs, const Fetch& fetch,
-             bool past_caches, Index begin, Index end) {
-    using W = Vec<Compute<In>>;
-    // R V sums, V inputs and a coefficient fill the registers. At most 4: beyond that a tile gains nothing where memory
-    // is the limit, and short rows become all remainder. A power of two, so that it divides a strip.
-    constexpr int fit = (kRegisters - 1) / (R + 1);
-    constexpr int V = fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+// Blocks of equally many rows, which a tile's columns go through one after the other.
+template <class T>
+struct Blocks {
+    Index number, rows;     // rows of each
+    Index count;            // inputs
+    const T* coefficients;  // of the first
+    Index stride;           // from the coefficients of one block to those of the next
+};
+
+template <class Out, int R, Mode mode, class T, class Inputs>
+void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, const Fetch& fetch, bool past_caches,
+             Index begin, Index end) {  // by value: a store through a vector type could change what a reference names
+    using W = Vec<T>;
+    constexpr int V = kInPanel<Inputs> ? kPanelVectors : vectors(R);
     constexpr Index width = V * W::lanes;
-    const auto narrow = [&](Index x, Index stop) {
-        for (; x + W::lanes <= stop; x += W::lanes)
-            tile<In, Out, R, 1, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
-        if (x < stop) tile<In, Out, R, 1, mode, Reach::partial>(count, coefficients, inputs, outputs, x, stop - x);
-    };
-    Index x = begin;
-    // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once (8
-    // rows of half lines: 6 GB/s instead of 24).
-    if constexpr (mode == Mode::store && width * sizeof(Out) % kLine == 0) {
-        const Index head = past_caches ? before_line<Out, R>(outputs, x) : -1;
-        if (head >= 0 && x + head < end) {
-            narrow(x, x + head);
-            for (x += head; x + width <= end; x += width)
-                tile<In, Out, R, V, mode, Reach::past_caches>(count, coefficients, inputs, outputs, x, 0);
+    const auto tiles = [&](auto vectors, auto reach, Index x, Index n) {
+        const Inputs here = Inputs::at(inputs, blocks.count, x);
+        const T* coefficients = blocks.coefficients;
+        Rows<Out> block = outputs;
+        for (Index b = blocks.number;;) {
+            tile<Out, R, vectors.value, mode, reach.value>(blocks.count, coefficients, here, block, x, n);
+            if (--b == 0) break;
+            coefficients += blocks.stride;
+            block = block.from(R);
         }
+    };
+    constexpr Constant<int, V> all{};
+    constexpr Constant<int, 1> one{};
+    constexpr Constant<Reach, Reach::whole> whole{};
+    Index x = begin;
+    // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
+    if constexpr (mode == Mode::store && width * sizeof(Out) % kLine == 0) {
+        if (past_caches && before_line(R * blocks.number, outputs, x) == 0)
+            for (; x + width <= end; x += width) {
+                Fetch::run(fetch, x, width);
+                tiles(all, Constant<Reach, Reach::past_caches>{}, x, 0);
+            }
     }
-    for (; x + width <= end; x += width) {
-        Fetch::run(fetch, x, width);
-        tile<In, Out, R, V, mode, Reach::whole>(count, coefficients, inputs, outputs, x, 0);
-    }
-    narrow(x, end);
+    if (Fetch::wanted(fetch))
+        for (; x + width <= end; x += width) {
+            Fetch::run(fetch, x, width);
+            tiles(all, whole, x, 0);
+        }
+    for (; x + width <= end; x += width) tiles(all, whole, x, 0);
+    for (; x + W::lanes <= end; x += W::lanes) tiles(one, whole, x, 0);
+    if (x < end) tiles(one, Constant<Reach, Reach::partial>{}, x, end - x);
 }
 
-template <class In, class Out, Mode mode>
-void block(Index rows, Index count, const Compute<In>* coefficients, Rows<const In> inputs, Rows<Out> outputs,
-           const Fetch& fetch, bool past_caches, Index begin, Index end) {
-    static_assert(kMaxBlockRows == 8, "one case a row count");
-    switch (rows) {
+template <class Out, Mode mode, class T, class Inputs>
+void rows(const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch, bool past_caches,
+          Index begin, Index end) {
+    static_assert(kMaxBlockRows == 6, "one case a row count");
+    const auto of = [&](auto count) {
+        columns<Out, count.value, mode>(blocks, inputs, outputs, fetch, past_caches, begin, end);
+    };
+    switch (blocks.rows) {
         case 1:
-            return columns<In, Out, 1, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return of(Constant<int, 1>{});
         case 2:
-            return columns<In, Out, 2, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return of(Constant<int, 2>{});
         case 3:
-            return columns<In, Out, 3, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return of(Constant<int, 3>{});
         case 4:
-            return columns<In, Out, 4, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return of(Constant<int, 4>{});
         case 5:
-            return columns<In, Out, 5, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return of(Constant<int, 5>{});
         case 6:
-            return columns<In, Out, 6, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
-        case 7:
-            return columns<In, Out, 7, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
-        case 8:
-            return columns<In, Out, 8, mode>(count, coefficients, inputs, outputs, fetch, past_caches, begin, end);
+            return of(Constant<int, 6>{});
     }
 }
 
-template <class In, class Out>
-void block(Mode mode, Index rows, Index count, const Compute<In>* coefficients, Rows<const In> inputs,
-           Rows<Out> outputs, const Fetch& fetch, bool past_caches, Index begin, Index end) {
+template <class Out, class T, class Inputs>
+void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch,
+          bool past_caches, Index begin, Index end) {
     switch (mode) {
         case Mode::store:
-            return block<In, Out, Mode::store>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
-                                               end);
+            return rows<Out, Mode::store>(blocks, inputs, outputs, fetch, past_caches, begin, end);
         case Mode::accumulate:
-            return block<In, Out, Mode::accumulate>(rows, count, coefficients, inputs, outputs, fetch, past_caches,
-                                                    begin, end);
+            return rows<Out, Mode::accumulate>(blocks, inputs, outputs, fetch, past_caches, begin, end);
         case Mode::add:
-            if constexpr (in_place<In, Out>)
-                return block<In, Out, Mode::add>(rows, count, coefficients, inputs, outputs, fetch, past_caches, begin,
-                                                 end);
+            if constexpr (sizeof(T) == sizeof(Out) && !kInPanel<Inputs>)  // see tree()
+                return rows<Out, Mode::add>(blocks, inputs, outputs, fetch, past_caches, begin, end);
     }
 }
 
@@ -184,41 +244,105 @@ void copy(const From* from, To* to, Index n) {
     if (x < n) W::store_n(to + x, W::load_n(from + x, n - x), n - x);
 }
 
+// Copies n columns of an input into its place in a panel of `count`.
+template <class In, class T>
+void pack(const In* from, T* to, Index count, Index n) {
+    using W = Vec<T>;
+    constexpr Index width = kPanelWidth<T>;
+    Index x = 0;
+    for (; x + width <= n; x += width, to += width * count)
+        for (int v = 0; v < kPanelVectors; ++v) W::store(to + v * W::lanes, W::load(from + x + v * W::lanes));
+    for (; x < n; x += W::lanes, to += W::lanes)
+        W::store(to, n - x < W::lanes ? W::load_n(from + x, n - x) : W::load(from + x));
+}
+
+// n columns of a row made of one input: a tile's arithmetic with nothing else in the way.
+template <class In, class Out, Mode mode>
+void multiple(Compute<In> coefficient, const In* from, Out* to, bool past_caches, Index n) {
+    using W = Vec<Compute<In>>;
+    constexpr Index width = 4 * W::lanes;
+    const W c = W::set1(coefficient);
+    const auto result = [&](Index x) {
+        if constexpr (mode == Mode::accumulate) return W::fma(c, W::load(from + x), W::load(to + x));
+        return W::mul(c, W::load(from + x));
+    };
+    const auto plain = [&](Index x, Index end) {
+        for (; x + width <= end; x += width)
+            for (int v = 0; v < 4; ++v) W::store(to + x + v * W::lanes, result(x + v * W::lanes));
+        for (; x + W::lanes <= end; x += W::lanes) W::store(to + x, result(x));
+        if (x == end) return;
+        const W input = W::load_n(from + x, end - x);
+        if constexpr (mode == Mode::accumulate)
+            W::store_n(to + x, W::fma(c, input, W::load_n(to + x, end - x)), end - x);
+        else
+            W::store_n(to + x, W::mul(c, input), end - x);
+    };
+    Index x = 0;
+    if (mode == Mode::store && past_caches) {
+        const Index head = -reinterpret_cast<std::uintptr_t>(to) % kLine / sizeof(Out);
+        if (head < n) plain(0, x = head);
+        for (; x + width <= n; x += width)
+            for (int v = 0; v < 4; ++v) W::stream(to + x + v * W::lanes, result(x + v * W::lanes));
+    }
+    plain(x, n);
+}
+
 // All P rows of one group's product, over a chunk of the columns that end at `last`.
 template <class In, class Out, class To>
 void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group, const Scratch<Compute<In>>& scratch,
              Rows<To> outputs, Index begin, Index end, Index last) {
     using T = Compute<In>;
+    if (group.count == 1 && mode != Mode::add) {
+        constexpr Index size = 8 * 1024 / sizeof(In);  // an input for all rows to find in the first-level cache
+        for (Index x = begin, n; x < end; x += n) {
+            n = end - x < size ? end - x : size;
+            for (Index r = 0; r < segment.rows; ++r) {
+                // One input has packed coefficients in the order of the rows.
+                const auto row =
+                    mode == Mode::store ? multiple<In, To, Mode::store> : multiple<In, To, Mode::accumulate>;
+                row(group.coefficients[r], group.inputs[0] + x, Rows<To>::at(outputs, r, x), scratch.past_caches, n);
+            }
+        }
+        return;
+    }
     const Index step = block_rows(segment.rows);
     const Index passes = (group.count + scratch.pass - 1) / scratch.pass;
     const Index pass = (group.count + passes - 1) / passes;
     for (Index q = 0; q < group.count; q += pass) {
         const Mode now = q > 0 ? Mode::accumulate : mode;
         const Index count = group.count - q < pass ? group.count - q : pass;
-        const Rows<const In> inputs{group.inputs + q, 0};
-        if (scratch.inputs != nullptr)
+        const In* const* const inputs = group.inputs + q;
+        if (scratch.panel != nullptr)
             for (Index i = 0; i < count; ++i)
-                copy(Rows<const In>::at(inputs, i, begin), scratch.inputs[i], end - begin);
+                pack(inputs[i] + begin, scratch.panel + i * kPanelWidth<T>, count, end - begin);
         // With fewer inputs the processor's own prefetchers keep up; fetching outputs pays for long chains only.
         const bool fetch_inputs = scratch.ahead > 0 && count >= 16;
         const bool fetch_outputs =
             scratch.ahead > 0 && count >= 32 && q == 0 && scratch.outputs == nullptr && segment.group_count == 1;
-        for (Index first = 0; first < segment.rows; first += step) {
-            const Index rows = first + step < segment.rows ? step : segment.rows - first;
-            const Index share = count * first / segment.rows, share_end = count * (first + rows) / segment.rows;
-            const Fetch fetch{{reinterpret_cast<const void* const*>(inputs.start + share),
+        for (Index first = 0; first < segment.rows;) {
+            const Index left = segment.rows - first;
+            Blocks<T> blocks{1, left < step ? left : step, count, group.coefficients + first * group.count, 0};
+            // All blocks go through a tile's columns before the next tile, so that memory is asked for steadily; in a
+            // panel one block goes through all columns, so that its coefficients are read once.
+            if (scratch.panel == nullptr && left >= 2 * step) blocks.number = left / step;
+            blocks.stride = blocks.rows * group.count;
+            blocks.coefficients += q * blocks.rows;
+            const Index after = first + blocks.number * blocks.rows;
+            const Index share = count * first / segment.rows, share_end = count * after / segment.rows;
+            const Fetch fetch{{reinterpret_cast<const void* const*>(inputs + share),
                                fetch_inputs ? share_end - share : 0, static_cast<Index>(sizeof(In))},
-                              {reinterpret_cast<const void* const*>(segment.outputs + first), fetch_outputs ? rows : 0,
-                               static_cast<Index>(sizeof(Out))},
+                              {reinterpret_cast<const void* const*>(segment.outputs + first),
+                               fetch_outputs ? after - first : 0, static_cast<Index>(sizeof(Out))},
                               scratch.ahead,
                               last};
-            const T* coefficients = group.coefficients + first * group.count + q * rows;
-            if (scratch.inputs != nullptr)
-                block<T, To>(now, rows, count, coefficients, Rows<const T>{scratch.inputs, begin}, outputs.from(first),
-                             fetch, scratch.past_caches, begin, end);
+            const auto compute = [&](const auto& from) {
+                rows(now, blocks, from, outputs.from(first), fetch, scratch.past_caches, begin, end);
+            };
+            if (scratch.panel == nullptr)
+                compute(Direct<In>{inputs, 0});
             else
-                block<In, To>(now, rows, count, coefficients, inputs, outputs.from(first), fetch, scratch.past_caches,
-                              begin, end);
+                compute(Packed<T>{scratch.panel, begin});
+            first = after;
         }
     }
 }
@@ -244,8 +368,8 @@ void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, 
     if (hi - lo == 1) return product(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end, last);
     const Index mid = (lo + hi) / 2;
     tree(segment, scratch, lo, mid, outputs, buffers, begin, end, last);
-    // A product that one pass finishes is added where it is made.
-    if (hi - mid == 1 && segment.groups[mid].count <= scratch.pass)
+    // A product that one pass finishes is added where it is made; few have panels.
+    if (hi - mid == 1 && segment.groups[mid].count <= scratch.pass && scratch.panel == nullptr)
         return product(Mode::add, segment, segment.groups[mid], scratch, outputs, begin, end, last);
     tree(segment, scratch, mid, hi, Rows<T>{buffers, begin}, buffers + segment.rows, begin, end, last);
     add(segment.rows, outputs, buffers, begin, end);
@@ -264,8 +388,12 @@ void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch,
 
 template <class In, class Out>
 void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Index begin, Index end) {
-    for (Index x = begin; x < end; x += scratch.columns) {
-        const Index stop = x + scratch.columns < end ? x + scratch.columns : end;
+    // What passes the caches does so in chunks that begin with a line, if all rows agree where that is.
+    Index head = scratch.past_caches ? before_line(segment.rows, Rows<Out>{segment.outputs, 0}, begin) : -1;
+    for (Index x = begin, stop; x < end; x = stop) {
+        const Index size = head > 0 ? head : scratch.columns;
+        head = -1;
+        stop = size < end - x ? x + size : end;
         if (scratch.outputs == nullptr) {
             chunk(segment, scratch, Rows<Out>{segment.outputs, 0}, x, stop, end);
         } else {

@@ -8,5 +8,5 @@ for tool in aarch64-linux-gnu-g++ qemu-aarch64; do
 done
 mkdir -p .aarch64
 aarch64-linux-gnu-g++ -std=c++17 -O2 -ffp-contract=off -fno-math-errno -fopenmp -Wall -Wextra -Werror -Icsrc -static \
-    csrc/core.cpp csrc/kernels.cpp csrc/threads.cpp tests/csrc/test_core.cpp -o .aarch64/test_core
+    csrc/core.cpp csrc/kernels*.cpp csrc/threads.cpp tests/csrc/test_core.cpp -o .aarch64/test_core
 OMP_NUM_THREADS=2 qemu-aarch64 .aarch64/test_core

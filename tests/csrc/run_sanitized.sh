@@ -3,19 +3,19 @@
 # go to it (for instance -march=x86-64-v3, to see that the build target changes no bit of the fused sets).
 set -eu
 cd "$(dirname "$0")/../.."
-mkdir -p .asan
+rm -rf .asan && mkdir -p .asan
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all"
 # -O1: the sanitizers' checks in the unrolled kernels take twice as long to compile at -O2.
 flags="-std=c++17 -O1 -g -ffp-contract=off -fno-math-errno -fopenmp -Wall -Wextra -Werror -Icsrc $sanitize $*"
 # The AVX-512 kernels take as long to compile as the rest; without the instructions nothing of them would run.
 grep -qs avx512f /proc/cpuinfo || flags="$flags -DFASTGC_WITHOUT_AVX512"
 jobs=""
-for source in csrc/core.cpp csrc/kernels.cpp csrc/threads.cpp tests/csrc/test_core.cpp; do
+for source in csrc/core.cpp csrc/kernels*.cpp csrc/threads.cpp tests/csrc/test_core.cpp; do
     # shellcheck disable=SC2086  # flags are words
     "${CXX:-g++}" $flags -c "$source" -o ".asan/$(basename "$source" .cpp).o" &
     jobs="$jobs $!"
 done
 for job in $jobs; do wait "$job"; done
 # shellcheck disable=SC2086
-"${CXX:-g++}" -fopenmp $sanitize .asan/core.o .asan/kernels.o .asan/threads.o .asan/test_core.o -o .asan/test_core
+"${CXX:-g++}" -fopenmp $sanitize .asan/*.o -o .asan/test_core
 OMP_NUM_THREADS=3 .asan/test_core

@@ -1,0 +1,33 @@
+// The kernels for AVX2, FMA and F16C.
+#include "kernels.h"
+#if FASTGC_X86
+
+// GCC 12 takes its own header's placeholders for mistakes (GCC bug 105593).
+# if !defined(__clang__)
+#  pragma GCC diagnostic push
+#  pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#  pragma GCC diagnostic ignored "-Wuninitialized"
+# endif
+# include <immintrin.h>
+# if !defined(__clang__)
+#  pragma GCC diagnostic pop
+# endif
+
+// All headers are included before the region: a function with external linkage that it instantiated could be the copy
+// that the linker picks for everyone. The bodies call only intrinsics, compiler builtins and each other.
+# define FASTGC_TARGET avx2
+# define FASTGC_TARGET_ID FASTGC_AVX2_ID
+# ifdef __clang__
+#  pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+# else
+#  pragma GCC push_options
+#  pragma GCC target("avx2,fma,f16c")
+# endif
+# include "kernels-inl.h"
+# ifdef __clang__
+#  pragma clang attribute pop
+# else
+#  pragma GCC pop_options
+# endif
+
+#endif

@@ -31,7 +31,7 @@ constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
 // other. Copied rows are a line longer than a power of two for the same reason.
 constexpr Index kPanel = 16 * 1024;
 constexpr Index kPanelInputs = 64;
-constexpr Index kPackRows = 48;
+constexpr Index kPackRows = 48, kPackRowsHalf = 24;
 constexpr Index kAhead = 2 * 1024;
 // Results larger than the last-level cache pass it, where one pass over up to 6 rows makes whole lines (1 x 1: 21 to 30
 // GB/s, 4 x 4: 23 to 30); smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
@@ -106,7 +106,7 @@ class Plan {
             shape.pass = std::min(inputs, kPanelInputs);
             shape.ahead = kAhead / static_cast<Index>(sizeof(In));
             shape.columns = fit(kPanel, shape.pass);
-            packs = rows >= kPackRows || sizeof(In) < sizeof(T);
+            packs = rows >= (sizeof(In) < sizeof(T) ? kPackRowsHalf : kPackRows);
             shape.past_caches = levels == 0 && past && inputs == shape.pass;
         } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
             shape.columns = fit(kResting, rows * (1 + levels));

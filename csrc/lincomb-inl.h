@@ -38,36 +38,30 @@ constexpr int kPanelVectors = vectors(kMaxBlockRows);
 template <class T>
 constexpr Index kPanelWidth = kPanelVectors * Vec<T>::lanes;
 
-// Where a tile has its inputs from: `vector` gives V vectors of input q, of which the first n columns count.
+// Where a tile has its inputs from: at(x) is that from column x on, row(q) the memory of input q.
 //
-// Inputs where they lie, from column x on.
+// Inputs where they lie.
 template <class In>
 struct Direct {
-    using T = Compute<In>;
+    using Element = In;
     const In* const* rows;
     Index x;
     FASTGC_INLINE Direct at(const Direct& inputs, Index, Index x) { return {inputs.rows, x}; }
-    template <bool partial>
-    FASTGC_INLINE Vec<T> vector(const Direct& inputs, Index q, int v, Index n) {
-        const In* p = inputs.rows[q] + inputs.x + v * Vec<T>::lanes;
-        return partial ? Vec<T>::load_n(p, n) : Vec<T>::load(p);
-    }
+    FASTGC_INLINE const In* row(const Direct& inputs, Index q) { return inputs.rows[q] + inputs.x; }
 };
 
 // A panel: columns from `origin` on, packed in tiles that lie one after the other, input by input in each. What is
 // missing in the last one is never looked at.
 template <class T>
 struct Packed {
+    using Element = T;
     const T* start;
     Index origin;
     FASTGC_INLINE Packed at(const Packed& inputs, Index count, Index x) {
         const Index within = (x - inputs.origin) % kPanelWidth<T>;
         return {inputs.start + (x - inputs.origin - within) * count + within, x};
     }
-    template <bool partial>
-    FASTGC_INLINE Vec<T> vector(const Packed& inputs, Index q, int v, Index) {
-        return Vec<T>::load(inputs.start + q * kPanelWidth<T> + v * Vec<T>::lanes);
-    }
+    FASTGC_INLINE const T* row(const Packed& inputs, Index q) { return inputs.start + q * kPanelWidth<T>; }
 };
 template <class Inputs>
 constexpr bool kInPanel = true;
@@ -85,40 +79,44 @@ template <class Out, int R, int V, Mode mode, Reach reach, class T, class Inputs
 FASTGC_INLINE void tile(Index count, const T* coefficients, const Inputs& inputs, Rows<Out> outputs, Index x, Index n) {
     using W = Vec<T>;
     constexpr bool partial = reach == Reach::partial;
-    W sum[R][V];
+    constexpr bool paired = kPaired<typename Inputs::Element, Out, V>;
+    static_assert(!partial || V == 1);
+    const auto load = [&](const auto* from, W* to) {
+        if constexpr (partial)
+            to[0] = W::load_n(from, n);
+        else
+            load_all<paired>(from, to, V);
+    };
+    W sum[R][V], input[V];
     Index q = 0;
     if constexpr (mode == Mode::accumulate) {
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < V; ++v) {
-                const Out* p = Rows<Out>::at(outputs, r, x) + v * W::lanes;
-                sum[r][v] = partial ? W::load_n(p, n) : W::load(p);
-            }
+        for (int r = 0; r < R; ++r) load(Rows<Out>::at(outputs, r, x), sum[r]);
     } else {
-        for (int v = 0; v < V; ++v) {
-            const W input = Inputs::template vector<partial>(inputs, 0, v, n);
-            for (int r = 0; r < R; ++r) sum[r][v] = W::mul(W::set1(coefficients[r]), input);
-        }
+        load(Inputs::row(inputs, 0), input);
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v) sum[r][v] = W::mul(W::set1(coefficients[r]), input[v]);
         q = 1;
     }
     for (; q < count; ++q) {
-        W input[V];
-        for (int v = 0; v < V; ++v) input[v] = Inputs::template vector<partial>(inputs, q, v, n);
+        load(Inputs::row(inputs, q), input);
         for (int r = 0; r < R; ++r) {
             const W c = W::set1(coefficients[q * R + r]);
             for (int v = 0; v < V; ++v) sum[r][v] = W::fma(c, input[v], sum[r][v]);
         }
     }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) {
-            Out* p = Rows<Out>::at(outputs, r, x) + v * W::lanes;
-            if constexpr (mode == Mode::add) sum[r][v] = W::add(partial ? W::load_n(p, n) : W::load(p), sum[r][v]);
-            if constexpr (reach == Reach::past_caches)
-                W::stream(p, sum[r][v]);
-            else if constexpr (partial)
-                W::store_n(p, sum[r][v], n);
-            else
-                W::store(p, sum[r][v]);
+    for (int r = 0; r < R; ++r) {
+        Out* const out = Rows<Out>::at(outputs, r, x);
+        if constexpr (mode == Mode::add) {
+            load(out, input);
+            for (int v = 0; v < V; ++v) sum[r][v] = W::add(input[v], sum[r][v]);
         }
+        if constexpr (partial)
+            W::store_n(out, sum[r][0], n);
+        else if constexpr (reach == Reach::past_caches)
+            stream_all<paired>(out, sum[r], V);
+        else
+            store_all<paired>(out, sum[r], V);
+    }
 }
 
 // What a block fetches into the second-level cache while it computes column x: column x + ahead of its share of the
@@ -177,7 +175,7 @@ void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, con
         }
     };
     constexpr Constant<int, V> all{};
-    constexpr Constant<int, 1> one{};
+    constexpr Constant<int, 1> narrow{};
     constexpr Constant<Reach, Reach::whole> whole{};
     Index x = begin;
     // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
@@ -194,8 +192,8 @@ void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, con
             tiles(all, whole, x, 0);
         }
     for (; x + width <= end; x += width) tiles(all, whole, x, 0);
-    for (; x + W::lanes <= end; x += W::lanes) tiles(one, whole, x, 0);
-    if (x < end) tiles(one, Constant<Reach, Reach::partial>{}, x, end - x);
+    for (; x + W::lanes <= end; x += W::lanes) tiles(narrow, whole, x, 0);
+    if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, x, end - x);
 }
 
 template <class Out, Mode mode, class T, class Inputs>
@@ -256,35 +254,43 @@ void pack(const In* from, T* to, Index count, Index n) {
         W::store(to, n - x < W::lanes ? W::load_n(from + x, n - x) : W::load(from + x));
 }
 
-// n columns of a row made of one input: a tile's arithmetic with nothing else in the way.
+// n columns of a row made of one input: a tile's arithmetic with nothing else in the way, which takes half the time.
 template <class In, class Out, Mode mode>
 void multiple(Compute<In> coefficient, const In* from, Out* to, bool past_caches, Index n) {
     using W = Vec<Compute<In>>;
-    constexpr Index width = 4 * W::lanes;
+    constexpr int V = 4;
+    constexpr Index width = V * W::lanes;
+    constexpr bool paired = kPaired<In, Out, V>;
     const W c = W::set1(coefficient);
-    const auto result = [&](Index x) {
-        if constexpr (mode == Mode::accumulate) return W::fma(c, W::load(from + x), W::load(to + x));
-        return W::mul(c, W::load(from + x));
+    const auto result = [&](W input, W chain) {
+        return mode == Mode::accumulate ? W::fma(c, input, chain) : W::mul(c, input);
     };
-    const auto plain = [&](Index x, Index end) {
-        for (; x + width <= end; x += width)
-            for (int v = 0; v < 4; ++v) W::store(to + x + v * W::lanes, result(x + v * W::lanes));
-        for (; x + W::lanes <= end; x += W::lanes) W::store(to + x, result(x));
-        if (x == end) return;
-        const W input = W::load_n(from + x, end - x);
-        if constexpr (mode == Mode::accumulate)
-            W::store_n(to + x, W::fma(c, input, W::load_n(to + x, end - x)), end - x);
-        else
-            W::store_n(to + x, W::mul(c, input), end - x);
+    const auto wide = [&](Index x, W* chains) {
+        W input[V];
+        load_all<paired>(from + x, input, V);
+        if constexpr (mode == Mode::accumulate) load_all<paired>(to + x, chains, V);
+        for (int v = 0; v < V; ++v) chains[v] = result(input[v], chains[v]);
+    };
+    const auto narrow = [&](Index x, Index end) {
+        for (; x + W::lanes <= end; x += W::lanes) W::store(to + x, result(W::load(from + x), W::load(to + x)));
+        const Index left = end - x;
+        if (left > 0) W::store_n(to + x, result(W::load_n(from + x, left), W::load_n(to + x, left)), left);
     };
     Index x = 0;
+    W chains[V] = {};
     if (mode == Mode::store && past_caches) {
         const Index head = -reinterpret_cast<std::uintptr_t>(to) % kLine / sizeof(Out);
-        if (head < n) plain(0, x = head);
-        for (; x + width <= n; x += width)
-            for (int v = 0; v < 4; ++v) W::stream(to + x + v * W::lanes, result(x + v * W::lanes));
+        if (head < n) narrow(0, x = head);
+        for (; x + width <= n; x += width) {
+            wide(x, chains);
+            stream_all<paired>(to + x, chains, V);
+        }
     }
-    plain(x, n);
+    for (; x + width <= n; x += width) {
+        wide(x, chains);
+        store_all<paired>(to + x, chains, V);
+    }
+    narrow(x, n);
 }
 
 // All P rows of one group's product, over a chunk of the columns that end at `last`.
@@ -294,14 +300,11 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
     using T = Compute<In>;
     if (group.count == 1 && mode != Mode::add) {
         constexpr Index size = 8 * 1024 / sizeof(In);  // an input for all rows to find in the first-level cache
+        const auto row = mode == Mode::store ? multiple<In, To, Mode::store> : multiple<In, To, Mode::accumulate>;
         for (Index x = begin, n; x < end; x += n) {
             n = end - x < size ? end - x : size;
-            for (Index r = 0; r < segment.rows; ++r) {
-                // One input has packed coefficients in the order of the rows.
-                const auto row =
-                    mode == Mode::store ? multiple<In, To, Mode::store> : multiple<In, To, Mode::accumulate>;
+            for (Index r = 0; r < segment.rows; ++r)  // packed coefficients on one input are in the order of the rows
                 row(group.coefficients[r], group.inputs[0] + x, Rows<To>::at(outputs, r, x), scratch.past_caches, n);
-            }
         }
         return;
     }

@@ -116,7 +116,20 @@ struct Vec<float> {
     FASTGC_INLINE Vec load_n(const float* p, Index n) { return {_mm256_maskload_ps(p, first(n))}; }
     FASTGC_INLINE void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
     FASTGC_INLINE void stream(float* p, Vec a) { _mm256_stream_ps(p, a.v); }
-    FASTGC_INLINE void store_n(float* p, Vec a, Index n) { _mm256_maskstore_ps(p, first(n), a.v); }
+    FASTGC_INLINE void store_n(float* p, Vec a, Index n) {  // AMD's processors take 40 operations for a masked store
+        __m128 rest = _mm256_castps256_ps128(a.v);
+        if (n & 4) {
+            _mm_storeu_ps(p, rest);
+            rest = _mm256_extractf128_ps(a.v, 1);
+            p += 4;
+        }
+        if (n & 2) {
+            _mm_storel_pi(reinterpret_cast<__m64*>(p), rest);
+            rest = _mm_movehl_ps(rest, rest);
+            p += 2;
+        }
+        if (n & 1) _mm_store_ss(p, rest);
+    }
     FASTGC_INLINE Vec set1(float x) { return {_mm256_set1_ps(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
     FASTGC_INLINE Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -150,6 +163,30 @@ struct Vec<float> {
     FASTGC_INLINE Vec load_n(const BFloat16* p, Index n) { return load_few<Vec>(p, n); }
     FASTGC_INLINE void store_n(Float16* p, Vec a, Index n) { store_few(p, a, n); }
     FASTGC_INLINE void store_n(BFloat16* p, Vec a, Index n) { store_few(p, a, n); }
+
+    // Sixteen bfloat16 as their even and their odd ones, which takes half the instructions of two times eight.
+    FASTGC_INLINE void load_pair(const BFloat16* p, Vec& even, Vec& odd) {
+        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        even.v = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+        odd.v = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+    }
+    FASTGC_INLINE __m256i round_pair(Vec even, Vec odd) {
+        const __m256i a = _mm256_castps_si256(even.v), b = _mm256_castps_si256(odd.v);
+        const __m256i upper = _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xaa);
+        const __m256i lower = _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xaa);
+        // Bit 16 of lower + 0x7fff + (upper & 1), which the average has as its bit 15; none for NaN, see round_bits().
+        const __m256i half = _mm256_or_si256(_mm256_and_si256(upper, _mm256_set1_epi16(1)), _mm256_set1_epi16(0x7ffe));
+        const __m256i carry = _mm256_srli_epi16(_mm256_avg_epu16(lower, half), 15);
+        const __m256i size = _mm256_and_si256(upper, _mm256_set1_epi16(0x7fff));
+        const __m256i nan = _mm256_cmpgt_epi16(size, _mm256_set1_epi16(0x7f80));
+        return _mm256_add_epi16(upper, _mm256_andnot_si256(nan, carry));
+    }
+    FASTGC_INLINE void store_pair(BFloat16* p, Vec even, Vec odd) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), round_pair(even, odd));
+    }
+    FASTGC_INLINE void stream_pair(BFloat16* p, Vec even, Vec odd) {
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(p), round_pair(even, odd));
+    }
 };
 
 template <>
@@ -163,7 +200,15 @@ struct Vec<double> {
     FASTGC_INLINE Vec load_n(const double* p, Index n) { return {_mm256_maskload_pd(p, first(n))}; }
     FASTGC_INLINE void store(double* p, Vec a) { _mm256_storeu_pd(p, a.v); }
     FASTGC_INLINE void stream(double* p, Vec a) { _mm256_stream_pd(p, a.v); }
-    FASTGC_INLINE void store_n(double* p, Vec a, Index n) { _mm256_maskstore_pd(p, first(n), a.v); }
+    FASTGC_INLINE void store_n(double* p, Vec a, Index n) {
+        __m128d rest = _mm256_castpd256_pd128(a.v);
+        if (n & 2) {
+            _mm_storeu_pd(p, rest);
+            rest = _mm256_extractf128_pd(a.v, 1);
+            p += 2;
+        }
+        if (n & 1) _mm_store_sd(p, rest);
+    }
     FASTGC_INLINE Vec set1(double x) { return {_mm256_set1_pd(x)}; }
     FASTGC_INLINE Vec add(Vec a, Vec b) { return {_mm256_add_pd(a.v, b.v)}; }
     FASTGC_INLINE Vec mul(Vec a, Vec b) { return {_mm256_mul_pd(a.v, b.v)}; }
@@ -327,3 +372,33 @@ struct Vec {
 };
 
 #endif
+
+// V vectors of consecutive columns. Their lanes are in the order of memory, or in pairs (even columns, odd ones) where
+// that is faster; what acts on each lane by itself need not know.
+template <class In, class Out, int V>
+constexpr bool kPaired = false;
+#if FASTGC_TARGET_ID == FASTGC_AVX2_ID
+template <int V>
+constexpr bool kPaired<BFloat16, BFloat16, V> = V % 2 == 0;
+#endif
+template <bool paired, class W, class T>
+FASTGC_INLINE void load_all(const T* p, W* a, int count) {
+    if constexpr (paired)
+        for (int v = 0; v < count; v += 2) W::load_pair(p + v * W::lanes, a[v], a[v + 1]);
+    else
+        for (int v = 0; v < count; ++v) a[v] = W::load(p + v * W::lanes);
+}
+template <bool paired, class W, class T>
+FASTGC_INLINE void store_all(T* p, const W* a, int count) {
+    if constexpr (paired)
+        for (int v = 0; v < count; v += 2) W::store_pair(p + v * W::lanes, a[v], a[v + 1]);
+    else
+        for (int v = 0; v < count; ++v) W::store(p + v * W::lanes, a[v]);
+}
+template <bool paired, class W, class T>
+FASTGC_INLINE void stream_all(T* p, const W* a, int count) {
+    if constexpr (paired)
+        for (int v = 0; v < count; v += 2) W::stream_pair(p + v * W::lanes, a[v], a[v + 1]);
+    else
+        for (int v = 0; v < count; ++v) W::stream(p + v * W::lanes, a[v]);
+}

@@ -100,7 +100,7 @@ struct Scratch {
     T* const* sums;     // tree_levels() times P rows for the tree's partial sums
 };
 
-// Up to this size several patterns are inverted at once, one in each lane: their matrices and inverses, 2 k² + 2 k
+// Up to this size several patterns are inverted at once, one in each lane: their matrices and inverses, 2 k² + 4 k
 // numbers, fit a first-level cache of 32 KiB in 4 lanes.
 constexpr Index kMostInterleaved = 16;
 constexpr Index kMostLanes = 8;
@@ -108,7 +108,7 @@ constexpr Index kMostLanes = 8;
 // Bytes that decoding_weights needs for a batch of k x k.
 inline std::size_t inversion_room(Index k, Index batch) {
     const Index lanes = batch > 1 && k <= kMostInterleaved ? kMostLanes : 1;
-    return static_cast<std::size_t>(lanes * (2 * k * k + 2 * k)) * sizeof(double);
+    return static_cast<std::size_t>(lanes * (2 * k * k + 4 * k)) * sizeof(double);
 }
 
 // Numbers that least_norm_weights needs: rows and columns are padded to multiples of four.

@@ -17,6 +17,12 @@ FASTGC_INLINE double dot(const double* __restrict a, const double* __restrict b,
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
+// to -= factor * from, over n numbers, a multiple of four.
+FASTGC_INLINE void subtract(double* __restrict to, double factor, const double* __restrict from, Index n) {
+    for (Index j = 0; j < n; j += 4)
+        for (int e = 0; e < 4; ++e) to[j + e] -= factor * from[j + e];
+}
+
 // to += four factors times four rows, over n numbers, a multiple of four.
 FASTGC_INLINE void add_four(double* __restrict to, const double* factors, Index next, const double* __restrict from,
                             Index stride, Index n) {
@@ -67,7 +73,7 @@ bool least_norm_weights(const double* generator, Index k, const std::int64_t* pa
         taus[c] = 1.0 / (square + first * length);
         for (Index j = 0; j < at; ++j) sums[j] = (sums[j] + length * top[j]) * taus[c];
         for (Index j = at; j < padded(at); ++j) sums[j] = 0;  // columns that are done with stay finite
-        for (Index r = 0; r < q - c; ++r) subtract<4>(top + r * stride, vector[r], sums, padded(at));
+        for (Index r = 0; r < q - c; ++r) subtract(top + r * stride, vector[r], sums, padded(at));
         top[at] = -length;
     }
 
@@ -107,7 +113,7 @@ bool least_norm_weights(const double* generator, Index k, const std::int64_t* pa
             for (Index u = 0; u < targets; ++u) {
                 double* const rest = a + u * height + c;
                 const double* const vector = vectors + c * height;
-                subtract<4>(rest, taus[c] * dot(vector, rest, padded(q - c)), vector, padded(q - c));
+                subtract(rest, taus[c] * dot(vector, rest, padded(q - c)), vector, padded(q - c));
             }
     }
     for (Index u = 0; u < targets; ++u)

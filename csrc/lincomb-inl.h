@@ -7,11 +7,6 @@
 
 constexpr Index kLine = 64;  // bytes that caches and memory move together
 
-template <class T, T constant>
-struct Constant {
-    static constexpr T value = constant;
-};
-
 enum class Mode {
     store,       // out = chain
     accumulate,  // the chain starts from out

@@ -373,6 +373,47 @@ struct Vec {
 
 #endif
 
+template <class T, T constant>
+struct Constant {
+    static constexpr T value = constant;
+};
+
+// Transposes as many vectors as each has lanes.
+#if FASTGC_TARGET_ID == FASTGC_AVX512_ID
+FASTGC_INLINE void transpose(Vec<double>* rows) {
+    __m512d a[8];
+    for (int i = 0; i < 8; i += 2) {  // 2 x 2 numbers, then 2 x 2 pairs, then 2 x 2 halves
+        a[i] = _mm512_unpacklo_pd(rows[i].v, rows[i + 1].v);
+        a[i + 1] = _mm512_unpackhi_pd(rows[i].v, rows[i + 1].v);
+    }
+    __m512d b[8];
+    for (int i = 0; i < 8; i += 4)
+        for (int e = 0; e < 2; ++e) {
+            b[i + e] = _mm512_shuffle_f64x2(a[i + e], a[i + e + 2], 0x88);
+            b[i + e + 2] = _mm512_shuffle_f64x2(a[i + e], a[i + e + 2], 0xdd);
+        }
+    for (int e = 0; e < 4; ++e) {
+        rows[e].v = _mm512_shuffle_f64x2(b[e], b[e + 4], 0x88);
+        rows[e + 4].v = _mm512_shuffle_f64x2(b[e], b[e + 4], 0xdd);
+    }
+}
+#elif FASTGC_TARGET_ID == FASTGC_AVX2_ID
+FASTGC_INLINE void transpose(Vec<double>* rows) {
+    const __m256d a = _mm256_unpacklo_pd(rows[0].v, rows[1].v), b = _mm256_unpackhi_pd(rows[0].v, rows[1].v);
+    const __m256d c = _mm256_unpacklo_pd(rows[2].v, rows[3].v), d = _mm256_unpackhi_pd(rows[2].v, rows[3].v);
+    rows[0].v = _mm256_permute2f128_pd(a, c, 0x20);
+    rows[1].v = _mm256_permute2f128_pd(b, d, 0x20);
+    rows[2].v = _mm256_permute2f128_pd(a, c, 0x31);
+    rows[3].v = _mm256_permute2f128_pd(b, d, 0x31);
+}
+#else
+FASTGC_INLINE void transpose(Vec<double>* rows) {
+    const double upper = rows[0].v[1];
+    rows[0].v[1] = rows[1].v[0];
+    rows[1].v[0] = upper;
+}
+#endif
+
 // V vectors of consecutive columns. Their lanes are in the order of memory, or in pairs (even columns, odd ones) where
 // that is faster; what acts on each lane by itself need not know.
 template <class In, class Out, int V>

@@ -64,6 +64,20 @@ def survives_faults(mpirun: str) -> bool:
     return found is not None and int(found[1]) >= 5
 
 
+def python_on(ranks: int) -> tuple[list[str], dict[str, str]]:
+    """The command that runs Python on `ranks` ranks of this machine, but for its arguments, and its environment."""
+    environment = dict(os.environ)
+    if os.geteuid() == 0:
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if ranks > len(os.sched_getaffinity(0)):  # each rank with threads of its own would only make them wait
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    environment.setdefault("OPENBLAS_NUM_THREADS", environment.get("OMP_NUM_THREADS", "1"))
+    mpirun = find_mpirun()
+    tolerant = ["--with-ft", "ulfm"] if survives_faults(mpirun) else []
+    command = [mpirun, *tolerant, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), sys.executable, "-u"]
+    return command, environment
+
+
 def run(ranks: int, folder: Path, arguments: list[str], look: Callable[[], None]) -> int:
     """Run ``python -m mpi_runner`` with `arguments` on `ranks` ranks of this machine.
 
@@ -85,17 +99,9 @@ def run(ranks: int, folder: Path, arguments: list[str], look: Callable[[], None]
         The status that the master has recorded; else mpirun's, `EXIT_LOST` where it ended the job because a rank died,
         or 128 + the number of the signal that ended the job.
     """
-    environment = dict(os.environ)
-    if os.geteuid() == 0:
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    if ranks > len(os.sched_getaffinity(0)):  # each rank with threads of its own would only make them wait
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    environment.setdefault("OPENBLAS_NUM_THREADS", environment.get("OMP_NUM_THREADS", "1"))
+    command, environment = python_on(ranks)
+    command += ["-m", "mpi_runner", *arguments]
     environment[LAUNCHED] = "1"
-    mpirun = find_mpirun()
-    command = [mpirun, *(["--with-ft", "ulfm"] if survives_faults(mpirun) else [])]
-    command += ["--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
-    command += [sys.executable, "-u", "-m", "mpi_runner", *arguments]
     with signals_noted() as received:
         # A session of its own: a Ctrl-C would otherwise reach mpirun twice, from the terminal and from here, and
         # mpirun takes a second signal as an order to leave without ending its ranks.
@@ -112,7 +118,7 @@ def run(ranks: int, folder: Path, arguments: list[str], look: Callable[[], None]
             look()
         finally:
             job.end()
-    return _status(process.returncode, received, read_outcome(folder), survives_faults(mpirun))
+    return _status(process.returncode, received, read_outcome(folder), survives_faults(find_mpirun()))
 
 
 class _Job:

@@ -170,7 +170,7 @@ class Master:
             "bytes_received": self._peers.bytes_received,
             "bytes_sent": self._peers.bytes_sent,
             "messages": self._peers.counts,
-            "lost_workers": self._lost_workers,
+            "lost_workers": self.lost_workers,
         }
 
     @property
@@ -188,13 +188,14 @@ class Master:
         self._peers.stop(self._poller)
         for loss in self._peers.take_losses():
             self._record_loss(loss, self.iterations)
-        lost = [self._identities[worker] for worker in self._lost_workers]
+        lost = [self._identities[worker] for worker in self.lost_workers]
         processes.await_end(lost, END_SECONDS)
         here = processes.own_identity().host
         return all(identity.host == here for identity in lost)
 
     @property
-    def _lost_workers(self) -> list[int]:
+    def lost_workers(self) -> list[int]:
+        """Those that are no longer counted on, in order."""
         return sorted(set(range(self._scheme.workers)) - set(self._peers.alive))
 
     def _iterate(self, iteration: int, after_step: Callable[[int, float, float], float | None]) -> None:
@@ -203,7 +204,7 @@ class Master:
         self._overflowed.clear()
         received_before, sent_before = self._peers.bytes_received, self._peers.bytes_sent
         start = time.perf_counter()
-        if self._lost_workers:
+        if self.lost_workers:
             self._check_decodable(iteration)
         self._peers.offer(iteration, self._optimizer.parameters)
         self._poller.restart()
@@ -316,8 +317,8 @@ class Master:
         if enough:
             return
         said = []
-        if self._lost_workers:
-            said.append(f"workers {_names(self._lost_workers)} are lost")
+        if self.lost_workers:
+            said.append(f"workers {_names(self.lost_workers)} are lost")
         if self._overflowed:
             said.append(f"the gradients of workers {_names(self._overflowed)} overflow the element type of messages")
         raise CannotDecode(

@@ -139,10 +139,13 @@ class RunRecords:
         """Write ``outcome.json``: all that the master had to write down is there."""
         self._write_json(OUTCOME, {"status": status, "reason": reason})
 
-    def finish(self, parameters: npt.NDArray[Any], summary: dict[str, Any]) -> None:
-        """Write the model and the summary."""
+    def model(self, parameters: npt.NDArray[Any]) -> None:
+        """Write the model."""
         np.save(self.folder / MODEL, parameters, allow_pickle=False)
-        self._write_json(SUMMARY, summary)
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        """Write the summary, in the place of an earlier one."""
+        self._write_json(SUMMARY, figures)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}

@@ -256,13 +256,17 @@ def _lead(
                 "l2": problem.l2,
                 "train_rows": problem.train_rows,
             }
-            records.finish(np.asarray(optimizer.model), figures)
+            records.model(np.asarray(optimizer.model))
+            records.summary(figures)
             if display is not None:
                 display.summary(figures)
         else:
             complain(reason)
         records.outcome(status, reason)
         all_end = master.stop()
+        figures |= {"lost_workers": master.lost_workers}
+        if reason is None:  # again: a worker may have been found lost only when it was told to stop
+            records.summary(figures)
     return Ending(status, reason, optimizer.model, figures, all_end)
 
 

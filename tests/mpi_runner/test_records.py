@@ -39,7 +39,8 @@ def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
         records.arrival(**dict.fromkeys(ARRIVAL_COLUMNS, 1))
         records.fault(**dict.fromkeys(FAULT_COLUMNS, 1))
         records.processes(identities)
-        records.finish(np.arange(3, dtype=np.float32), {"figure": 1.5})
+        records.model(np.arange(3, dtype=np.float32))
+        records.summary({"figure": 1.5})
         assert read_outcome(tmp_path / "run") is None
         records.outcome(3, "too few")
     folder = tmp_path / "run"

@@ -18,23 +18,22 @@ const Kernels& chosen(const Options& options) {
 
 // How a call is cut, measured on Zen 3 (32 KiB + 512 KiB of cache a core, dTLB of 64 pages).
 //
-// Up to 8 rows are one block that reads inputs straight from memory. The processor follows 8 streams well and 16 badly
+// Up to 6 rows are one block that reads inputs straight from memory. The processor follows 8 streams well and 16 badly
 // (P = 4, Q = 64: 26 and 17 GB/s), so more inputs are read in passes over a chunk whose outputs rest in the second-
 // level cache meanwhile (chunks of 16 and 128 KiB: 23 and 26 GB/s).
 constexpr Index kStreams = 8;
 constexpr Index kResting = 128 * 1024;
 constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
-// More rows are several blocks that take turns on a panel of up to 32 inputs in the first-level cache, and memory is
-// asked for 2 KiB ahead (P = Q = 32: 42 and 63 GFLOP/s without and with). Copies of the panel, in few pages and
-// sets of the cache, cost more than they give (P = 16, Q = 64, in cache: 55 and 65 GFLOP/s with and without), but for
-// many rows from memory (P = Q = 64: 72 and 66) and for rows a multiple of the page apart, which would displace each
-// other. Copied rows are a line longer than a power of two for the same reason.
+// More rows are several blocks on chunks of up to 64 inputs that take 16 KiB, and memory is asked for 2 KiB ahead (P =
+// Q = 32: 42 and 63 GFLOP/s without and with). Packing the inputs of a chunk gains where many rows use them (P = Q =
+// 64: 77 and 82 GFLOP/s) and loses with few (P = Q = 16: 74 and 67); half types are converted by it, once for all rows.
 constexpr Index kPanel = 16 * 1024;
 constexpr Index kPanelInputs = 64;
 constexpr Index kPackRows = 48, kPackRowsHalf = 24;
 constexpr Index kAhead = 2 * 1024;
-// Results larger than the last-level cache pass it, where one pass over up to 6 rows makes whole lines (1 x 1: 21 to 30
-// GB/s, 4 x 4: 23 to 30); smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
+// Results pass the caches, where one pass over the inputs makes whole lines (1 x 1: 21 to 30 GB/s), if they are larger
+// than the last one, or all that moves is half as large again (8 x 8 at 10^6: 24 to 29); smaller ones are left there
+// for the caller. Gathering lines in cache first gains nothing.
 constexpr double kLastCache = 32 * 1024 * 1024;
 
 // Segments under construction, with everything they point to. What a small call needs fits into the first bytes of an

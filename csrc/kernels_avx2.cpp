@@ -2,16 +2,7 @@
 #include "kernels.h"
 #if FASTGC_X86
 
-// GCC 12 takes its own header's placeholders for mistakes (GCC bug 105593).
-# if !defined(__clang__)
-#  pragma GCC diagnostic push
-#  pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#  pragma GCC diagnostic ignored "-Wuninitialized"
-# endif
-# include <immintrin.h>
-# if !defined(__clang__)
-#  pragma GCC diagnostic pop
-# endif
+# include "intrinsics.h"
 
 // All headers are included before the region: a function with external linkage that it instantiated could be the copy
 // that the linker picks for everyone. The bodies call only intrinsics, compiler builtins and each other.

@@ -79,7 +79,23 @@ def mean_gradient(total: Vector, count: float, l2: float, parameters: Vector, sc
     return total
 
 
-class GradientDescent:
+class _AtTheModel:
+    """What takes its gradients at the model itself."""
+
+    _model: Vector
+
+    @property
+    def parameters(self) -> Vector:
+        """Where the next gradient is taken: the model itself."""
+        return self._model
+
+    @property
+    def model(self) -> Vector:
+        """What is evaluated and saved."""
+        return self._model
+
+
+class GradientDescent(_AtTheModel):
     """``w ← w − step · gradient``.
 
     Parameters
@@ -94,16 +110,6 @@ class GradientDescent:
         self.step = _checked_step(step)
         self._model = initial.copy()
         self._scratch = np.empty_like(self._model)
-
-    @property
-    def parameters(self) -> Vector:
-        """Where the next gradient is taken: the model itself."""
-        return self._model
-
-    @property
-    def model(self) -> Vector:
-        """What is evaluated and saved."""
-        return self._model
 
     def update(self, gradient: Vector) -> None:
         """Take one step; `gradient` is not modified."""
@@ -173,7 +179,7 @@ class Nesterov:
         self._t = float(state["t"])
 
 
-class Momentum:
+class Momentum(_AtTheModel):
     """Gradient descent with momentum (Polyak 1964): ``v ← momentum · v + gradient``, ``w ← w − step · v``, v = 0 first.
 
     Parameters
@@ -193,16 +199,6 @@ class Momentum:
         self._velocity = np.zeros_like(initial)
         self._scratch = np.empty_like(initial)
 
-    @property
-    def parameters(self) -> Vector:
-        """Where the next gradient is taken: the model itself."""
-        return self._model
-
-    @property
-    def model(self) -> Vector:
-        """What is evaluated and saved."""
-        return self._model
-
     def update(self, gradient: Vector) -> None:
         """Take one step; `gradient` is not modified."""
         _check_shape(gradient, self._model)
@@ -220,7 +216,7 @@ class Momentum:
         _load(self._velocity, state["velocity"])
 
 
-class Adam:
+class Adam(_AtTheModel):
     """Adam (Kingma and Ba 2015, algorithm 1), with L2 in the gradient as everywhere here, not decoupled from it.
 
     ``m ← β₁m + (1 − β₁)g``, ``v ← β₂v + (1 − β₂)g²``, ``w ← w − step · m̂ / (√v̂ + ε)`` with ``m̂ = m / (1 − β₁ᵗ)`` and
@@ -252,16 +248,6 @@ class Adam:
         self._square = np.zeros_like(initial)
         self._scratch = np.empty_like(initial)
         self._steps = 0
-
-    @property
-    def parameters(self) -> Vector:
-        """Where the next gradient is taken: the model itself."""
-        return self._model
-
-    @property
-    def model(self) -> Vector:
-        """What is evaluated and saved."""
-        return self._model
 
     def update(self, gradient: Vector) -> None:
         """Take one step; `gradient` is not modified."""

@@ -157,8 +157,11 @@ void invert(const double* generator, Index size, const std::int64_t* patterns, d
             if (whole) {
                 L::load(g, row, v);
             } else {
-                for (Index e = 0; e < k; ++e)
-                    for (int l = 0; l < W; ++l) L::set(g[e], l, row[l][e]);
+                for (Index e = 0; e < k; ++e) {
+                    Number number{};
+                    for (int l = 0; l < W; ++l) L::set(number, l, row[l][e]);
+                    g[e] = number;
+                }
             }
             for (Index e = 0; e < (whole ? W : k); ++e) {
                 m[(v + e) * k + i] = g[e];

@@ -191,8 +191,9 @@ def read(run: Path) -> dict[str, Any]:
     ended = [float(row["start"]) + float(row["seconds"]) for row in rows]
     # From the end of an iteration to the start of the next one; the last has no next.
     found = {"bookkeeping": [after - end for after, end in zip(begun[1:], ended, strict=False)][WARM_UP:]}
-    for ours, theirs in (("seconds", "wait"), ("decode", "decode"), ("update", "update")):
-        found[ours] = [float(row[theirs]) for row in rows[WARM_UP:-1]]
+    until_ready = ("send", "wait", "receive")  # all that a bare exchange does too
+    for ours, theirs in (("seconds", until_ready), ("decode", ("decode",)), ("update", ("update",))):
+        found[ours] = [sum(float(row[name]) for name in theirs) for row in rows[WARM_UP:-1]]
     return found
 
 

@@ -28,6 +28,8 @@ CHANGEABLE = (
 """What a run may be told anew when it goes on: nothing of what its model depends on."""
 CONFIG = "config.json"
 """The file of a run directory that says what the run was told; written first."""
+FORMAT = 1
+"""Number of the layout of a run directory; `mpi_runner.records` says what changes it."""
 
 
 class UsageError(Exception):
@@ -212,7 +214,7 @@ def claim(config: TrainConfig) -> None:
     check_directory(run)
     try:
         with (run / CONFIG).open("x") as file:
-            json.dump({"config": config.as_dict()}, file)
+            json.dump({"format": FORMAT, "config": config.as_dict()}, file)
     except FileExistsError:
         raise UsageError(f"--run: {os.fspath(run)} was taken by another run just now") from None
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from fastgc import GradientCode
 from mpi_runner.config import TrainConfig
 from mpi_runner.launch import inside_mpi
-from mpi_runner.records import SUMMARY, IterationTail
+from mpi_runner.records import ITERATIONS, SUMMARY, Tail
 
 PLAIN_LINES = 10  # a run's progress in so many lines where there is no terminal
 PLAIN_WIDTH = 120
@@ -94,7 +94,7 @@ class Follower:
     def __init__(self, run: str, display: Display) -> None:
         self._folder = Path(run)
         self._display = display
-        self._tail = IterationTail(self._folder)
+        self._tail = Tail(self._folder / ITERATIONS)
 
     def look(self) -> None:
         """Show what has been written since the last look."""

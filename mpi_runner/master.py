@@ -103,6 +103,7 @@ class Master:
         self.iterations = 0
         """Done so far."""
         self._epoch = time.perf_counter()
+        self._sending = self._receiving = 0.0  # seconds of this iteration
 
     def await_ready(self) -> None:
         """Wait until every worker has loaded its data.
@@ -125,7 +126,8 @@ class Master:
     def run(
         self,
         iterations: int,
-        after_step: Callable[[int, float, float], float | None],
+        evaluate: Callable[[int], float | None],
+        after_step: Callable[[int, float, float, float | None], object],
         *,
         done: int = 0,
         elapsed: float = 0.0,
@@ -137,9 +139,11 @@ class Master:
         ----------
         iterations : int
             In all, those done before included.
+        evaluate : callable
+            Called with the iteration's number from 1 after its step; returns the model's score if it is due.
         after_step : callable
-            Called with the iteration's number from 1, its loss and its seconds; returns the model's score if it
-            evaluated it. Its own time counts to no iteration.
+            Called with the iteration's number, its loss, seconds and score, once it is recorded. The time of both
+            counts to no iteration.
         done : int
             Iterations that a run which goes on had done.
         elapsed : float
@@ -159,7 +163,7 @@ class Master:
         self.iterations = done
         for iteration in range(done, iterations):
             self._prescribed = None if survivors is None else survivors[iteration]
-            self._iterate(iteration, after_step)
+            self._iterate(iteration, evaluate, after_step)
 
     def figures(self) -> dict[str, Any]:
         """The run's figures up to now."""
@@ -198,7 +202,12 @@ class Master:
         """Those that are no longer counted on, in order."""
         return sorted(set(range(self._scheme.workers)) - set(self._peers.alive))
 
-    def _iterate(self, iteration: int, after_step: Callable[[int, float, float], float | None]) -> None:
+    def _iterate(
+        self,
+        iteration: int,
+        evaluate: Callable[[int], float | None],
+        after_step: Callable[[int, float, float, float | None], object],
+    ) -> None:
         self._gradients.reset()
         self._statistics.reset()
         self._overflowed.clear()
@@ -207,6 +216,7 @@ class Master:
         if self.lost_workers:
             self._check_decodable(iteration)
         self._peers.offer(iteration, self._optimizer.parameters)
+        self._sending, self._receiving = time.perf_counter() - start, 0.0
         self._poller.restart()
         while not self._ready():
             if not self._take(iteration):
@@ -226,23 +236,29 @@ class Master:
         self._peers.conclude()
         self._seconds.append(end - start)
         self.iterations = iteration + 1
-        score = after_step(iteration + 1, loss, end - start)
+        score = evaluate(iteration + 1)
         self._records.iteration(
-            iteration=iteration + 1,
-            start=start - self._epoch,
-            seconds=end - start,
-            wait=ready - start,
-            decode=decoded - ready,
-            update=end - decoded,
-            loss=loss,
-            survivors=" ".join(map(str, survivors)),
-            bytes_received=self._peers.bytes_received - received_before,
-            bytes_sent=self._peers.bytes_sent - sent_before,
-            score="" if score is None else score,
+            {
+                "iteration": iteration + 1,
+                "start": start - self._epoch,
+                "seconds": end - start,
+                "send": self._sending,
+                "wait": ready - start - self._sending - self._receiving,
+                "receive": self._receiving,
+                "decode": decoded - ready,
+                "update": end - decoded,
+                "loss": loss,
+                "survivors": " ".join(map(str, survivors)),
+                "bytes_received": self._peers.bytes_received - received_before,
+                "bytes_sent": self._peers.bytes_sent - sent_before,
+                "score": "" if score is None else score,
+            }
         )
+        after_step(iteration + 1, loss, end - start, score)
 
     def _take(self, iteration: int) -> bool:
         """Handle what has come; whether anything has."""
+        begun, sending = time.perf_counter(), self._sending
         arrived = self._peers.arrivals()
         for worker, buffer in arrived:
             header = self._wire.header(buffer)
@@ -256,9 +272,12 @@ class Master:
                 self._check_decodable(iteration)
             elif outcome != "unused":
                 self._peers.release(worker)
+                released = time.perf_counter()
                 self._peers.send_newest(worker)
+                self._sending += time.perf_counter() - released
         if arrived:
             self._poller.restart()
+            self._receiving += time.perf_counter() - begun - (self._sending - sending)
         return bool(arrived)
 
     def _outcome(self, worker: int, header: Any, iteration: int) -> str:
@@ -284,6 +303,7 @@ class Master:
         """Look after what else may have happened: lost workers, signals."""
         if (number := self._interrupted()) is not None:
             raise Interrupted(number, self.iterations)
+        self._records.settle()
         losses = self._peers.take_losses()
         for loss in losses:
             self._record_loss(loss, iteration)
@@ -295,13 +315,15 @@ class Master:
         identity = self._identities[loss.worker]
         processes.kill(identity)
         self._records.fault(
-            seconds=time.perf_counter() - self._epoch,
-            iteration=iteration + 1,
-            worker=loss.worker,
-            host=identity.host,
-            pid=identity.pid,
-            kind=loss.kind,
-            reason=loss.reason,
+            {
+                "seconds": time.perf_counter() - self._epoch,
+                "iteration": iteration + 1,
+                "worker": loss.worker,
+                "host": identity.host,
+                "pid": identity.pid,
+                "kind": loss.kind,
+                "reason": loss.reason,
+            }
         )
         where = f"worker {loss.worker} ({identity.host}, pid {identity.pid})"
         warnings.warn(f"{where} {loss.kind} in iteration {iteration + 1}: {loss.reason}", RuntimeWarning, stacklevel=2)
@@ -328,15 +350,17 @@ class Master:
     def _record(self, worker: int, header: Any, outcome: str) -> None:
         self._peers.outcomes[outcome] += 1
         self._records.arrival(
-            iteration=int(header["iteration"]) + 1,
-            worker=worker,
-            sent=self._peers.sent_at[worker] - self._epoch,
-            arrived=time.perf_counter() - self._epoch,
-            compute=float(header["compute_seconds"]),
-            encode=float(header["encode_seconds"]),
-            delay=float(header["delay_seconds"]),
-            bytes=self._peers.last_bytes[worker],
-            outcome=outcome,
+            {
+                "iteration": int(header["iteration"]) + 1,
+                "worker": worker,
+                "sent": self._peers.sent_at[worker] - self._epoch,
+                "arrived": time.perf_counter() - self._epoch,
+                "compute": float(header["compute_seconds"]),
+                "encode": float(header["encode_seconds"]),
+                "delay": float(header["delay_seconds"]),
+                "bytes": self._peers.last_bytes[worker],
+                "outcome": outcome,
+            }
         )
 
 

@@ -3,17 +3,22 @@
 =================  ====================================================================================================
 file               content
 =================  ====================================================================================================
-``config.json``    what the run was told, the scheme, versions and host; written first
+``config.json``    format of the directory, what the run was told, the scheme, versions and host; written first
 ``scheme.npz``     the scheme itself (`fastgc.schemes.load`)
 ``iterations.csv`` a row per iteration, as it ends
-``arrivals.csv``   a row per message, as it arrives
+``arrivals.csv``   a row per message, written with its iteration's row, or after `FLUSH_SECONDS` where that takes longer
 ``processes.csv``  host, pid and start time of every rank; the launcher looks after them
 ``checkpoints/``   the newest two (`mpi_runner.checkpoint`)
 ``faults.csv``     a row per lost worker, as it is lost
+``log.txt``        what the master has said, with the time
 ``model.npy``      the final parameters
 ``summary.json``   figures of a run that was completed
 ``outcome.json``   exit status and reason, of any run that came to an orderly end; written last
 =================  ====================================================================================================
+
+Its layout has a number, ``format`` in ``config.json`` (`mpi_runner.config.FORMAT`). A new file or a new column leaves
+the number as it is: readers take columns by name, keep those that they do not know, and miss none that came later. What
+changes its meaning or goes makes a new number, and is refused by readers of the old one.
 """
 
 from __future__ import annotations
@@ -23,7 +28,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -33,52 +39,59 @@ import numpy as np
 import numpy.typing as npt
 
 from fastgc import GradientCode
-from mpi_runner.config import CONFIG, TrainConfig, UsageError
+from mpi_runner.config import CONFIG, FORMAT, TrainConfig, UsageError
 from mpi_runner.processes import Identity
 
-ITERATION_COLUMNS = (
-    "iteration",  # from 1
-    "start",  # seconds since the first model was sent
-    "seconds",  # of the whole iteration
-    "wait",  # of these, until enough workers had answered
-    "decode",
-    "update",
-    "loss",  # mean training loss with L2, at the parameters that were sent, before the step
-    "survivors",  # workers used, separated by spaces
-    "bytes_received",  # by the master, in this iteration
-    "bytes_sent",
-    "score",  # the model's measure on the test rows (summary.json names it) after the step, where it was evaluated
-)
-ARRIVAL_COLUMNS = (
-    "iteration",  # that the message is for
-    "worker",
-    "sent",  # when its model was sent, seconds since the first model was sent
-    "arrived",
-    "compute",  # seconds spent on gradients, by the worker's clock
-    "encode",  # on encoding them
-    "delay",  # seconds injected
-    "bytes",
-    "outcome",  # used, late (its iteration was over), abandoned (so was it, and no gradient was sent), overflow
-)
-PROCESS_COLUMNS = ("rank", "host", "pid", "started")  # seconds since the epoch
-FAULT_COLUMNS = (
-    "seconds",  # since the first model was sent; before it, since the run directory was made
-    "iteration",  # under way
-    "worker",
-    "host",
-    "pid",
-    "kind",  # died, hung (silent for longer than the deadline), unstopped (silent after the end)
-    "reason",
-)
+NUMBER, SECONDS, REAL, TEXT = "d", ".6f", ".17g", ""
+"""How a column is written; times to the microsecond."""
+
+ITERATION_COLUMNS = {
+    "iteration": NUMBER,  # from 1
+    "start": SECONDS,  # since the first model was sent
+    "seconds": SECONDS,  # of the whole iteration: the sum of the next five, which are the master's time
+    "send": SECONDS,  # giving models to MPI
+    "wait": SECONDS,  # nothing had come
+    "receive": SECONDS,  # taking what had come: checking, widening, adding up, writing down
+    "decode": SECONDS,
+    "update": SECONDS,
+    "loss": REAL,  # mean training loss with L2, at the parameters that were sent, before the step
+    "survivors": TEXT,  # workers used, separated by spaces
+    "bytes_received": NUMBER,  # by the master, in this iteration
+    "bytes_sent": NUMBER,
+    "score": TEXT,  # the model's measure on the test rows after the step, where it was evaluated
+}
+ARRIVAL_COLUMNS = {
+    "iteration": NUMBER,  # that the message is for
+    "worker": NUMBER,
+    "sent": SECONDS,  # when its model was sent, since the first model was sent
+    "arrived": SECONDS,
+    "compute": SECONDS,  # spent on gradients, by the worker's clock
+    "encode": SECONDS,  # on encoding them
+    "delay": SECONDS,  # injected
+    "bytes": NUMBER,
+    "outcome": TEXT,  # used, late (its iteration was over), abandoned (so was it, and no gradient was sent), overflow
+}
+PROCESS_COLUMNS = {"rank": NUMBER, "host": TEXT, "pid": NUMBER, "started": REAL}  # seconds since the epoch
+FAULT_COLUMNS = {
+    "seconds": SECONDS,  # since the first model was sent; before it, since the run directory was made
+    "iteration": NUMBER,  # under way
+    "worker": NUMBER,
+    "host": TEXT,
+    "pid": NUMBER,
+    "kind": TEXT,  # died, hung (silent for longer than the deadline), unstopped (silent after the end)
+    "reason": TEXT,
+}
 
 
 SCHEME, ITERATIONS, ARRIVALS = "scheme.npz", "iterations.csv", "arrivals.csv"
-PROCESSES, FAULTS = "processes.csv", "faults.csv"
+PROCESSES, FAULTS, LOG = "processes.csv", "faults.csv", "log.txt"
 MODEL, SUMMARY, OUTCOME = "model.npy", "summary.json", "outcome.json"
+FLUSH_SECONDS = 0.5
+"""Rows of an iteration that takes longer are written before its end: whoever watches sees whom it waits for."""
 
 
 class RunRecords:
-    """Writes a run directory; rows are flushed as they come.
+    """Writes a run directory; rows are handed to the system at the end of each iteration.
 
     Parameters
     ----------
@@ -92,6 +105,7 @@ class RunRecords:
         self.folder = Path(config.run)
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = {
+            "format": FORMAT,
             "run": run,
             "config": config.as_dict(),
             "scheme": {
@@ -112,6 +126,8 @@ class RunRecords:
         self._iterations = _Table(self.folder / ITERATIONS, ITERATION_COLUMNS)
         self._arrivals = _Table(self.folder / ARRIVALS, ARRIVAL_COLUMNS)
         self._faults = _Table(self.folder / FAULTS, FAULT_COLUMNS)
+        self._log = (self.folder / LOG).open("a", buffering=1)
+        self._since = math.inf  # when the oldest row came that is not flushed
 
     def processes(self, identities: Sequence[Identity]) -> None:
         """Write ``processes.csv``, a row for each rank."""
@@ -119,21 +135,36 @@ class RunRecords:
         partial.unlink(missing_ok=True)
         table = _Table(partial, PROCESS_COLUMNS)
         for rank, identity in enumerate(identities):
-            table.add({"rank": rank, **identity._asdict()})
+            table.add({"rank": rank, **identity._asdict(), "host": _quoted(identity.host)})
         table.close()
         partial.replace(self.folder / PROCESSES)
 
-    def iteration(self, **row: Any) -> None:
-        """Add a row to ``iterations.csv``."""
+    def iteration(self, row: Mapping[str, Any]) -> None:
+        """Add a row to ``iterations.csv``; what has arrived by then is there before it."""
+        self._arrivals.flush()
         self._iterations.add(row)
+        self._iterations.flush()
+        self._since = math.inf
 
-    def arrival(self, **row: Any) -> None:
+    def arrival(self, row: Mapping[str, Any]) -> None:
         """Add a row to ``arrivals.csv``."""
         self._arrivals.add(row)
+        self._since = min(self._since, time.monotonic())
 
-    def fault(self, **row: Any) -> None:
+    def settle(self) -> None:
+        """Nothing to do at the moment: flush what has been kept for `FLUSH_SECONDS`."""
+        if time.monotonic() - self._since > FLUSH_SECONDS:
+            self._arrivals.flush()
+            self._since = math.inf
+
+    def fault(self, row: Mapping[str, Any]) -> None:
         """Add a row to ``faults.csv``."""
-        self._faults.add(row)
+        self._faults.add({**row, "host": _quoted(row["host"]), "reason": _quoted(row["reason"])})
+        self._faults.flush()
+
+    def log(self, text: str) -> None:
+        """Add a line to ``log.txt``, with the time."""
+        print(time.strftime("%Y-%m-%dT%H:%M:%S%z"), " ".join(text.splitlines()), file=self._log)
 
     def outcome(self, status: int, reason: str | None) -> None:
         """Write ``outcome.json``: all that the master had to write down is there."""
@@ -160,30 +191,41 @@ class RunRecords:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._iterations.close()
-        self._arrivals.close()
-        self._faults.close()
+        for file in (self._arrivals, self._iterations, self._faults, self._log):
+            file.close()
 
 
 class _Table:
-    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self._file = path.open("a", newline="", buffering=1)
-        self._writer = csv.DictWriter(self._file, columns)
-        if self._file.tell() == 0:
-            self._writer.writeheader()
+    """Appends rows to a CSV file, formatted at once: `csv.DictWriter` takes ten times as long."""
 
-    def add(self, row: dict[str, Any]) -> None:
-        self._writer.writerow(row)
+    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._line = ",".join(f"{{{name}:{form}}}" for name, form in columns.items()) + "\n"
+        if self._file.tell() == 0:
+            self._file.write(",".join(columns) + "\n")
+            self._file.flush()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._file.write(self._line.format_map(row))
+
+    def flush(self) -> None:
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
 
 
-class IterationTail:
-    """Reads ``iterations.csv`` while it is written."""
+def _quoted(text: str) -> str:
+    """Free text as a cell, in one line."""
+    return '"' + " ".join(text.split()).replace('"', '""') + '"'
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / ITERATIONS
+
+class Tail:
+    """Reads a table of a run directory while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[str] = []
         self._read = 0
 
     def new_rows(self) -> list[dict[str, str]]:
@@ -195,36 +237,54 @@ class IterationTail:
         except FileNotFoundError:
             return []
         complete = content[: content.rfind(b"\n") + 1]
-        rows = [line for line in csv.reader(complete.decode().splitlines()) if line]
-        if self._read == 0:
-            rows = rows[1:]
         self._read += len(complete)
-        return [dict(zip(ITERATION_COLUMNS, row, strict=True)) for row in rows]
+        rows = list(csv.reader(complete.decode(errors="replace").splitlines()))
+        if rows and not self._columns:
+            self._columns = rows.pop(0)
+        return [dict(zip(self._columns, row, strict=True)) for row in rows if len(row) == len(self._columns)]
 
 
 def rewind(folder: Path, iteration: int) -> None:
     """Make a run directory what it was after `iteration` steps, for the run to go on from there."""
     for name in (OUTCOME, SUMMARY, MODEL, PROCESSES):
         (folder / name).unlink(missing_ok=True)
-    for name in (ITERATIONS, ARRIVALS):
+    for name, columns in ((ITERATIONS, ITERATION_COLUMNS), (ARRIVALS, ARRIVAL_COLUMNS)):
         try:
-            with (folder / name).open(newline="") as file:
+            with (folder / name).open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
         except (FileNotFoundError, ValueError):  # it never began
             continue
         # A row cut short by a loss of power is one of those that go: its iteration was not over.
-        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= iteration]
+        kept = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
         partial = folder / f".{name}"
-        with partial.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *kept])
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            # Under the columns of now, since the run's next rows have them; those that came later are empty.
+            writer = csv.DictWriter(file, list(columns), extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row for row in kept if int(row["iteration"]) <= iteration)
         partial.replace(folder / name)
 
 
-def read_run(folder: Path) -> str:
+def read_facts(folder: Path) -> dict[str, Any]:
+    """``config.json``; UsageError where there is no run, or one whose layout has another number than `FORMAT`."""
+    try:
+        facts = json.loads((folder / CONFIG).read_text("utf-8"))
+        found = facts.get("format")
+        if not isinstance(facts["config"], dict):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{os.fspath(folder)} holds no run that has begun") from None
+    if found != FORMAT:
+        layout = "a layout without a number" if found is None else f"layout {found}"
+        raise UsageError(f"{os.fspath(folder)} is a run directory of {layout}; this version reads layout {FORMAT}")
+    return dict(facts)
+
+
+def read_identity(folder: Path) -> str:
     """What tells a run from any other, from ``config.json``; UsageError where there is no run."""
     try:
-        return str(json.loads((folder / CONFIG).read_text())["run"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_facts(folder)["run"])
+    except KeyError:  # it has only taken the directory
         raise UsageError(f"{os.fspath(folder)} holds no run that has begun") from None
 
 
@@ -232,7 +292,7 @@ def read_survivors(folder: Path, scheme: GradientCode) -> dict[int, frozenset[in
     """The recorded survivors of each iteration, counted from 0; UsageError for the run of another scheme."""
     try:
         fingerprint = json.loads((folder / CONFIG).read_text())["scheme"]["fingerprint"]
-        with (folder / ITERATIONS).open(newline="") as file:
+        with (folder / ITERATIONS).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         sets = {int(row["iteration"]) - 1: frozenset(map(int, row["survivors"].split())) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

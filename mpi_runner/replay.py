@@ -56,7 +56,7 @@ class Trace:
             facts = json.loads((path / "config.json").read_text("utf-8"))["scheme"]
             reduction = int(facts["reduction"])
             loads = [len(partitions) for partitions in schemes.load(path / "scheme.npz").assignment]
-            waits = {int(row["iteration"]) - 1: float(row["wait"]) for row in _rows(path / "iterations.csv")}
+            waits = {int(row["iteration"]) - 1: _until_ready(row) for row in _rows(path / "iterations.csv")}
             arrivals = list(_rows(path / "arrivals.csv"))
             iterations = len(waits)
             if iterations == 0:
@@ -77,6 +77,11 @@ class Trace:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ReplayError(f"{folder} is not a run that can be replayed: {error!r}") from None
         return cls(len(loads), iterations, computing, sending, censored)
+
+
+def _until_ready(iteration: dict[str, str]) -> float:
+    """The seconds until enough workers had answered."""
+    return float(iteration["seconds"]) - float(iteration["decode"]) - float(iteration["update"])
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from fastgc import GradientCode
 from mpi_runner import checkpoint
 from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import TrainConfig, UsageError, changed, check, claim
-from mpi_runner.records import read_run, read_survivors, rewind
+from mpi_runner.records import read_identity, read_survivors, rewind
 
 
 def resumed_config(run: str, given: Mapping[str, Any]) -> TrainConfig:
@@ -55,4 +55,4 @@ def begin(config: TrainConfig, resumed: Checkpoint | None) -> None:
 
 
 def _newest(run: str) -> Checkpoint:
-    return checkpoint.newest(Path(run), read_run(Path(run)))
+    return checkpoint.newest(Path(run), read_identity(Path(run)))

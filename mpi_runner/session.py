@@ -8,8 +8,8 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +173,22 @@ def _show_warning(message: Warning | str, *where: Any) -> None:
     print(f"mpi_runner: warning: {message}", file=sys.stderr, flush=True)
 
 
+@contextmanager
+def _warnings_noted(note: Callable[[str], None]) -> Iterator[None]:
+    """Have warnings written down as well as shown."""
+    shown = warnings.showwarning
+
+    def note_and_show(message: Warning | str, *where: Any, **more: Any) -> None:
+        note(f"warning: {message}")
+        shown(message, *where, **more)
+
+    warnings.showwarning = note_and_show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
 def _data_there(config: TrainConfig, prepare: bool) -> bool:
     try:
         (problems.prepare if prepare else problems.attach)(config)
@@ -199,19 +215,27 @@ def _lead(
         run = resumed.run
     # Whoever started us shows the run, from what is recorded.
     shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme)
-    with RunRecords(config, scheme, run) as records, shown as display, signals_noted() as received:
+    with (
+        RunRecords(config, scheme, run) as records,
+        shown as display,
+        signals_noted() as received,
+        _warnings_noted(records.log),
+    ):
         identities = gather_identities(comm, poller)
         records.processes(identities)
+        begun = "goes on" if resumed else "begins"
+        records.log(f"{scheme.name} {begun} with {len(identities)} ranks on {len({i.host for i in identities})} hosts")
 
-        def after_step(iteration: int, loss: float, seconds: float) -> float | None:
-            evaluated = None
+        def evaluate(iteration: int) -> float | None:
             if config.evaluate_every and iteration % config.evaluate_every == 0:
-                evaluated = next(iter(model.evaluate(optimizer.model, test).values()))
+                return next(iter(model.evaluate(optimizer.model, test).values()))
+            return None
+
+        def after_step(iteration: int, loss: float, seconds: float, score: float | None) -> None:
             if display is not None:
-                display.iteration(iteration, loss, seconds, evaluated)
+                display.iteration(iteration, loss, seconds, score)
             if config.checkpoint_every and iteration % config.checkpoint_every == 0:
                 save()
-            return evaluated
 
         def save() -> None:
             state = optimizer.state()
@@ -231,6 +255,7 @@ def _lead(
             master.await_ready()
             master.run(
                 config.iterations,
+                evaluate,
                 after_step,
                 done=resumed.iteration if resumed else 0,
                 elapsed=resumed.elapsed if resumed else 0.0,
@@ -262,6 +287,7 @@ def _lead(
                 display.summary(figures)
         else:
             complain(reason)
+        records.log(f"ends with status {status}" + (f": {reason}" if reason else ""))
         records.outcome(status, reason)
         all_end = master.stop()
         figures |= {"lost_workers": master.lost_workers}

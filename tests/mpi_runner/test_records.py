@@ -16,17 +16,24 @@ from mpi_runner.records import (
     ARRIVAL_COLUMNS,
     FAULT_COLUMNS,
     ITERATION_COLUMNS,
-    IterationTail,
+    ITERATIONS,
+    NUMBER,
+    TEXT,
     RunRecords,
+    Tail,
     read_outcome,
     read_processes,
     summarize,
 )
 
 
+def values(columns: dict[str, str]) -> dict[str, object]:
+    """One of each type."""
+    return {name: {NUMBER: 1, TEXT: "1"}.get(form, 0.5) for name, form in columns.items()}
+
+
 def row(iteration: int) -> dict[str, object]:
-    values: dict[str, object] = dict.fromkeys(ITERATION_COLUMNS, 0.5)
-    return values | {"iteration": iteration, "survivors": "0 2", "score": ""}
+    return values(ITERATION_COLUMNS) | {"iteration": iteration, "survivors": "0 2", "score": ""}
 
 
 def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
@@ -35,9 +42,10 @@ def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
     identities = [Identity("here", 12, 1795541505.1), Identity("there, too", 12, 0.1 + 0.2)]
     assert read_processes(tmp_path / "run") == []
     with RunRecords(config, scheme, "a") as records:
-        records.iteration(**row(1))
-        records.arrival(**dict.fromkeys(ARRIVAL_COLUMNS, 1))
-        records.fault(**dict.fromkeys(FAULT_COLUMNS, 1))
+        records.iteration(row(1))
+        records.arrival(values(ARRIVAL_COLUMNS))
+        records.fault(values(FAULT_COLUMNS) | {"host": "a, b", "reason": 'so "dead"\nas this'})
+        records.log("two\nlines")
         records.processes(identities)
         records.model(np.arange(3, dtype=np.float32))
         records.summary({"figure": 1.5})
@@ -53,6 +61,7 @@ def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
             "iterations.csv",
             "arrivals.csv",
             "faults.csv",
+            "log.txt",
             "processes.csv",
             "model.npy",
             "summary.json",
@@ -67,19 +76,23 @@ def test_a_run_leaves_what_its_docstring_says(tmp_path: Path) -> None:
     assert json.loads((folder / "summary.json").read_text()) == {"figure": 1.5}
     with (folder / "iterations.csv").open(newline="") as file:
         assert [r["survivors"] for r in csv.DictReader(file)] == ["0 2"]
+    with (folder / "faults.csv").open(newline="") as file:
+        assert [(r["host"], r["reason"]) for r in csv.DictReader(file)] == [("a, b", 'so "dead" as this')]
+    (line,) = (folder / "log.txt").read_text().splitlines()
+    assert line.endswith(" two lines")
 
 
 def test_rows_are_there_as_soon_as_they_are_added(tmp_path: Path) -> None:
-    tail = IterationTail(tmp_path / "run")
+    tail = Tail(tmp_path / "run" / ITERATIONS)
     assert tail.new_rows() == []  # no file yet
     config = TrainConfig("uncoded", 2, 3, str(tmp_path / "run"))
     with RunRecords(config, schemes.uncoded(2), "a") as records:
         assert tail.new_rows() == []  # the header alone
-        records.iteration(**row(1))
+        records.iteration(row(1))
         assert [r["iteration"] for r in tail.new_rows()] == ["1"]
         assert tail.new_rows() == []
-        records.iteration(**row(2))
-        records.iteration(**row(3))
+        records.iteration(row(2))
+        records.iteration(row(3))
         assert [r["iteration"] for r in tail.new_rows()] == ["2", "3"]
 
 
@@ -92,7 +105,7 @@ def test_a_row_in_the_making_waits(tmp_path: Path) -> None:
         + ",".join("2" * len(ITERATION_COLUMNS))
         + "\r\n"
     ).encode()
-    tail, seen = IterationTail(tmp_path), []
+    tail, seen = Tail(tmp_path / ITERATIONS), []
     for size in range(len(content) + 1):
         (tmp_path / "iterations.csv").write_bytes(content[:size])
         seen += [r["loss"] for r in tail.new_rows()]

@@ -27,16 +27,20 @@ def record(tmp_path: Path) -> Record:
         scheme.save(tmp_path / "scheme.npz")
         (tmp_path / "config.json").write_text(json.dumps({"scheme": {"workers": 4, "reduction": 2}}))
         for name, table in (
-            ("iterations.csv", [{"iteration": i + 1, "wait": wait} for i, wait in enumerate(waits)]),
+            ("iterations.csv", [iteration(i + 1, wait) for i, wait in enumerate(waits)]),
             ("arrivals.csv", rows),
         ):
             with (tmp_path / name).open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(table[0]) if table else ["iteration", "wait"])
+                writer = csv.DictWriter(file, list(table[0]) if table else list(iteration(1, 0.0)))
                 writer.writeheader()
                 writer.writerows(table)
         return str(tmp_path)
 
     return write
+
+
+def iteration(number: int, ready: float) -> dict[str, object]:
+    return {"iteration": number, "seconds": ready + 0.75, "decode": 0.25, "update": 0.5}
 
 
 def arrival(iteration: int, worker: int, outcome: str, compute: float, delay: float, way: float) -> dict[str, object]:

@@ -352,7 +352,7 @@ class GradientCode:
         return element_type
 
     def collector(self, length: int, dtype: npt.DTypeLike) -> Collector:
-        """A streaming master, which decodes every group as soon as it can be."""
+        """A streaming master, which takes messages as they come and knows when they are enough."""
         return Collector(self, length, dtype)
 
     def key(self, group: int, positions: Positions) -> Key:

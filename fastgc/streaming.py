@@ -105,13 +105,11 @@ class Encoder:
 
 
 class Collector:
-    """Takes messages as they arrive and decodes each group as soon as it can be. Made by `GradientCode.collector`.
+    """Takes messages as they arrive, says when they are enough, and decodes them. Made by `GradientCode.collector`.
 
-    While some group still waits, every other group that can be decoded is, and the groups' results are added up along
-    a fixed binary tree: the last message costs the decoding of its own group and a sum for each level of the tree. A
-    group decoded early is decoded again if more of its workers answer, so the bits of the gradient depend on the set of
-    survivors alone, and equal those of `GradientCode.decode`. Up to two buffers of `length` elements a group are kept
-    for this, where there is more than one group; they are reused after `reset`.
+    Everything is decoded at once, in `gradient`, by one pass over the messages and one over the result, whatever the
+    number of groups. Decoding each group as it completes would save little of the time after the last message: its
+    result is m times as long as a message and must be read again, and is in vain where more of its workers answer.
     """
 
     def __init__(self, scheme: GradientCode, length: int, dtype: npt.DTypeLike) -> None:
@@ -119,16 +117,8 @@ class Collector:
         self._length = _checks.integer("length", length, 1)
         self._expected = scheme.message_length(length)
         self._dtype = _checks.element_type("dtype", dtype)
-        self._buffers: dict[tuple[int, int], npt.NDArray[Any]] = {}
-        self._clear()
-
-    def _clear(self) -> None:
-        groups = len(self._scheme.groups)
-        self._messages: dict[int, npt.NDArray[Any]] = {}
-        self._masks = [0] * groups  # of the positions heard
-        self._undecodable = set(range(groups))
-        self._valid: set[tuple[int, int]] = set()  # nodes of the tree whose buffer holds the sum of groups lo … hi - 1
-        self._frozen = False
+        self._groups = scheme.groups
+        self.reset()
 
     def add(self, worker: int, message: npt.NDArray[Any]) -> None:
         """Take a worker's message.
@@ -153,20 +143,8 @@ class Collector:
         _checks.message("message", message, self._expected, self._dtype)
         self._messages[worker] = message
         self._masks[group] |= 1 << position
-        if self._valid:
-            self._forget(group)
-        decodable = group not in self._undecodable
-        try:
-            if not decodable and self._scheme.decoder(group).is_decodable(self._masks[group]):
-                self._undecodable.discard(group)
-            if self._undecodable and group not in self._undecodable:
-                self._climb(group)
-        except BaseException:  # weights that overflow the element type, say
-            del self._messages[worker]
-            self._masks[group] ^= 1 << position
-            if not decodable:
-                self._undecodable.add(group)
-            raise
+        if group in self._undecodable and self._scheme.decoder(group).is_decodable(self._masks[group]):
+            self._undecodable.discard(group)
 
     @property
     def ready(self) -> bool:
@@ -203,6 +181,8 @@ class Collector:
         ------
         NotDecodableError
             Too few workers have answered; more may be added afterwards.
+        ValueError, TypeError
+            Weights that are not finite in the element type, or an `out` that does not fit; it is then untouched.
         """
         if self._undecodable:
             raise NotDecodableError(
@@ -211,70 +191,16 @@ class Collector:
                 self.survivors,
                 self.missing,
             )
-        if out is not None:
-            for worker, message in self._messages.items():
-                if np.may_share_memory(out, message):
-                    raise ValueError(f"out must not overlap the message of worker {worker}")
-        groups = len(self._scheme.groups)
-        if groups == 1:
-            result = self._decode(0, out)
-        else:
-            left, right = self._halves(0, groups)
-            result = np.empty(self._length, self._dtype) if out is None else out
-            _sum(self._node(*left), self._node(*right), result)
+        weigh = self._scheme.patterns.weights
+        weights = [weigh((g.decoder, mask)) for g, mask in zip(self._groups, self._masks, strict=True)]
+        heard = [[self._messages[w] for w in g.workers if w in self._messages] for g in self._groups]
+        result = kernels.decode(weights, heard, self._length, out)
         self._frozen = True
         return result
 
     def reset(self) -> None:
         """Forget all messages and begin the next gradient."""
-        self._clear()
-
-    # The tree over groups: node (lo, hi) is the sum of the results of groups lo … hi - 1 -----------------------------
-
-    @staticmethod
-    def _halves(lo: int, hi: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        middle = (lo + hi) // 2  # the kernel's own rule: the bits of `decode` depend on it
-        return (lo, middle), (middle, hi)
-
-    def _path(self, group: int) -> list[tuple[int, int]]:
-        """Nodes above and including the group's own, from the leaf up, without the root."""
-        lo, hi = 0, len(self._scheme.groups)
-        path = []
-        while hi - lo > 1:
-            left, right = self._halves(lo, hi)
-            lo, hi = left if group < left[1] else right
-            path.append((lo, hi))
-        return path[::-1]
-
-    def _forget(self, group: int) -> None:
-        self._valid.difference_update(self._path(group))
-
-    def _climb(self, group: int) -> None:
-        """Decode the group now, and every sum above it whose other half is there."""
-        for lo, hi in self._path(group):
-            if hi - lo > 1 and not self._valid.issuperset(self._halves(lo, hi)):
-                break
-            self._node(lo, hi)
-
-    def _node(self, lo: int, hi: int) -> npt.NDArray[Any]:
-        if (lo, hi) not in self._buffers:
-            self._buffers[lo, hi] = np.empty(self._length, _checks.compute_type(self._dtype))
-        buffer = self._buffers[lo, hi]
-        if (lo, hi) not in self._valid:
-            if hi - lo == 1:
-                self._decode(lo, buffer)
-            else:
-                left, right = self._halves(lo, hi)
-                _sum(self._node(*left), self._node(*right), buffer)
-            self._valid.add((lo, hi))
-        return buffer
-
-    def _decode(self, group: int, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-        members = self._scheme.groups[group]
-        weights = self._scheme.patterns.weights((members.decoder, self._masks[group]))
-        heard = [self._messages[worker] for worker in members.workers if worker in self._messages]
-        return kernels.decode([weights], [heard], self._length, out)
-
-
-def _sum(left: npt.NDArray[Any], right: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-    kernels.lincomb(((1.0, 1.0),), (left, right), (out,))
+        self._messages: dict[int, npt.NDArray[Any]] = {}
+        self._masks = [0] * len(self._groups)  # of the positions heard
+        self._undecodable = set(range(len(self._groups)))
+        self._frozen = False

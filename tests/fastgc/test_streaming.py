@@ -148,7 +148,7 @@ def test_collector_in_every_order_of_every_subset(case: Case) -> None:
 
 @pytest.mark.parametrize("groups", range(1, 9))
 def test_collector_of_any_number_of_groups(groups: int) -> None:
-    """Groups are added along a tree; the last message may come for any of them, after any others were decoded."""
+    """Their results are added along a tree; the last message may come for any of them."""
     scheme = schemes.grouped(3 * groups, 3, 2)
     sent = messages(scheme, gradients(3 * groups, LENGTH, np.float32, SEED))
     rng = np.random.default_rng(SEED)
@@ -256,7 +256,7 @@ def test_bad_messages_are_not_kept(
 
 @pytest.mark.parametrize("workers", [3, 6, 9])
 def test_bad_out_is_refused_and_untouched(workers: int) -> None:
-    """With one group, two and three, which end in different kernels."""
+    """With one group, two and three."""
     scheme = schemes.grouped(workers, 3, 2)
     memory = np.arange(8.0 * workers)
     kept = memory.copy()
@@ -264,7 +264,7 @@ def test_bad_out_is_refused_and_untouched(workers: int) -> None:
     for worker in range(workers):
         collector.add(worker, memory[4 * worker : 4 * worker + 4])
     outs: list[tuple[Any, type[Exception], str]] = [
-        (memory[2:10], ValueError, "out must not overlap"),
+        (memory[2:10], ValueError, "out.*overlap"),
         (np.zeros(7), ValueError, "out.*7"),
         (np.zeros(8, np.float32), TypeError, "out.*float32"),
         (np.zeros(16)[::2], ValueError, "out.*(contiguous|next)"),
@@ -295,19 +295,16 @@ def test_ignoring_stragglers_waits_for_all_but_them() -> None:
         assert same_bits(collector.gradient(), scheme.decode({w: sent[w] for w in survivors}, 9))
 
 
-def test_the_last_message_of_a_group_decodes_that_group_alone() -> None:
-    """All other groups were decoded when they could be: only one pattern is looked up at the end."""
+def test_messages_are_decoded_once_whatever_comes_before_the_gradient_is_taken() -> None:
+    """No pattern of too few or too many survivors on the way is ever weighed: one look-up a group."""
     scheme = schemes.grouped(30, 3, 2)
     sent = messages(scheme, gradients(30, 8, np.float64, SEED))
     collector = scheme.collector(8, np.float64)
     for worker in range(30):
-        if worker % 3 != 2 and worker != 13:
-            collector.add(worker, sent[worker])
-    before = scheme.patterns.hits + scheme.patterns.misses
-    assert before == 9
-    collector.add(13, sent[13])
+        collector.add(worker, sent[worker])
+    assert scheme.patterns.hits + scheme.patterns.misses == 0
     collector.gradient()
-    assert scheme.patterns.hits + scheme.patterns.misses == before + 1
+    assert scheme.patterns.hits + scheme.patterns.misses == 10
 
 
 def test_bad_arguments() -> None:
@@ -324,12 +321,13 @@ def test_bad_arguments() -> None:
             call()
 
 
-def test_a_message_that_cannot_be_used_is_not_kept() -> None:
+def test_weights_that_the_element_type_cannot_hold() -> None:
     """A weight of 1e40 is not finite in float32."""
     scheme = schemes.from_coefficients([[0], [1]], [[[1e-40]], [[1.0]]])
     collector = scheme.collector(3, np.float32)
+    for worker in range(2):
+        collector.add(worker, np.ones(3, np.float32))
+    out = np.full(3, 7.0, np.float32)
     with pytest.raises(ValueError, match="float32"):
-        collector.add(0, np.ones(3, np.float32))
-    assert collector.survivors == ()
-    assert collector.missing == (0, 1)
-    assert not collector.ready
+        collector.gradient(out)
+    assert (out == 7).all()

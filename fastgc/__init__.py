@@ -4,11 +4,24 @@
 """
 
 from fastgc import codes, kernels, schemes
-from fastgc.errors import NotDecodableError
+from fastgc.errors import CorruptMessageError, NotDecodableError
 from fastgc.gradient_code import GradientCode
 from fastgc.layout import Layout
+from fastgc.verification import Noise, Verifiable, Verified
 
-__all__ = ["GradientCode", "Layout", "NotDecodableError", "__version__", "codes", "kernels", "schemes"]
+__all__ = [
+    "CorruptMessageError",
+    "GradientCode",
+    "Layout",
+    "Noise",
+    "NotDecodableError",
+    "Verifiable",
+    "Verified",
+    "__version__",
+    "codes",
+    "kernels",
+    "schemes",
+]
 
 
 def __getattr__(name: str) -> str:

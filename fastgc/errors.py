@@ -31,3 +31,31 @@ class NotDecodableError(ValueError):
 
     def __reduce__(self) -> tuple[type[NotDecodableError], tuple[str, tuple[int, ...], tuple[int, ...]]]:
         return type(self), (str(self), self.survivors, self.missing)
+
+
+class CorruptMessageError(ValueError):
+    """Some messages contradict each other, and which of them are wrong cannot be told.
+
+    Parameters
+    ----------
+    message : str
+    survivors : iterable of int
+        Workers whose messages there are.
+    suspects : iterable of int
+        Workers among which the wrong messages are.
+
+    Attributes
+    ----------
+    survivors, suspects : tuple of int
+    """
+
+    survivors: tuple[int, ...]
+    suspects: tuple[int, ...]
+
+    def __init__(self, message: str, survivors: Iterable[int] = (), suspects: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.survivors = tuple(survivors)
+        self.suspects = tuple(suspects)
+
+    def __reduce__(self) -> tuple[type[CorruptMessageError], tuple[str, tuple[int, ...], tuple[int, ...]]]:
+        return type(self), (str(self), self.survivors, self.suspects)

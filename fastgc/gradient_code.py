@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from io import BytesIO
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks, kernels, storage
+from fastgc.approximate import Approximation
 from fastgc.decoders import Decoder, Positions, mask_of
 from fastgc.errors import NotDecodableError
 from fastgc.kernels._segments import segments
@@ -25,6 +27,7 @@ from fastgc.layout import Layout
 from fastgc.patterns import Key, PatternCache
 from fastgc.storage import Group, SchemeData
 from fastgc.streaming import Collector, Encoder
+from fastgc.verification import Noise, Verifiable, Verified, Verifier
 
 
 class GradientCode:
@@ -280,6 +283,79 @@ class GradientCode:
             sizes[row, list(self.assignment[worker])] = np.abs(self.coefficients(worker)).sum(axis=1)
         return float((weights @ sizes).max())
 
+    def approximation_error(self, survivors: Iterable[int], approximate: bool | str = True) -> float:
+        """How far off an estimate from these survivors can be: ``||A E_F - 1 (x) I||_2``.
+
+        The estimate differs from the sum, in the Euclidean norm and but for rounding, by at most this times the root of
+        the sum of the gradients' squared norms; and by as much for some gradients. It depends on who has answered
+        alone, and is 0 where the sum is determined.
+
+        Parameters
+        ----------
+        survivors : iterable of int
+            None at all are allowed: the error of nothing.
+        approximate : bool or str
+            The estimate, as in `decode`.
+
+        Raises
+        ------
+        NotDecodableError
+            With ``approximate=False``, under an exact scheme.
+        ValueError
+            As in `decode`.
+        """
+        present = sorted(_checks.members("survivors", survivors, self.workers))
+        masks = self._masks(present)
+        if not present:
+            return self._approximation.error(masks, [None] * len(masks))
+        weights: list[npt.NDArray[np.float64] | None] = [None] * len(masks)
+        for group, _, own in self.group_weights(present, approximate):
+            weights[group] = own
+        return self._approximation.error(masks, weights)
+
+    def verifiable(self, survivors: Iterable[int]) -> Verifiable:
+        """How many wrong messages of any group ``decode(..., verify=True)`` notices, and how many it finds.
+
+        Parameters
+        ----------
+        survivors : iterable of int
+
+        Returns
+        -------
+        Verifiable
+            ``detectable``, δ_F - 1, and ``correctable``, ⌊(δ_F - 1) / 2⌋, of the weakest group, and both for each of
+            the ``groups``. δ_F is the distance of the code punctured to the survivors; where finding it takes more than
+            a million subsets of a group, it is bounded from below by the code's own distance less the missing.
+        """
+        return self._verifier.verifiable(self._masks(_checks.members("survivors", survivors, self.workers)))
+
+    def detection_floor(
+        self, survivors: Iterable[int], dtype: npt.DTypeLike, *, noise: Noise | None = None
+    ) -> dict[int, float]:
+        """How large an error of one worker's message must be to be noticed for certain by ``verify=True``.
+
+        Parameters
+        ----------
+        survivors : iterable of int
+        dtype : dtype
+            Of the messages.
+        noise : Noise, optional
+            Without its `scale`.
+
+        Returns
+        -------
+        dict
+            For each survivor the least error of an element, relative to the largest element of its group's messages
+            among the 32,768 columns around it (or a thousandth of their largest of all, where that is more). Infinite
+            where the worker's errors cannot be told from another gradient.
+        """
+        noise = noise or Noise()
+        if noise.scale is not None:
+            raise ValueError(f"noise must leave scale alone: the floor is then absolute; not {noise.scale}")
+        masks = self._masks(_checks.members("survivors", survivors, self.workers))
+        return self._verifier.detection_floor(masks, _checks.element_type("dtype", dtype), noise)
+
+    @overload
     def decode(
         self,
         messages: Mapping[int, npt.NDArray[Any]],
@@ -287,11 +363,46 @@ class GradientCode:
         *,
         dtype: npt.DTypeLike | None = None,
         out: npt.NDArray[Any] | None = None,
-    ) -> npt.NDArray[Any]:
+        approximate: bool | str = False,
+        verify: Literal[False] = False,
+    ) -> npt.NDArray[Any]: ...
+    @overload
+    def decode(
+        self,
+        messages: Mapping[int, npt.NDArray[Any]],
+        length: int,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        out: npt.NDArray[Any] | None = None,
+        approximate: bool | str = False,
+        verify: Literal[True] | Noise,
+    ) -> Verified: ...
+    @overload
+    def decode(
+        self,
+        messages: Mapping[int, npt.NDArray[Any]],
+        length: int,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        out: npt.NDArray[Any] | None = None,
+        approximate: bool | str = False,
+        verify: bool | Noise,
+    ) -> npt.NDArray[Any] | Verified: ...
+    def decode(
+        self,
+        messages: Mapping[int, npt.NDArray[Any]],
+        length: int,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        out: npt.NDArray[Any] | None = None,
+        approximate: bool | str = False,
+        verify: bool | Noise = False,
+    ) -> npt.NDArray[Any] | Verified:
         """The sum of all partitions' gradients from the messages of the survivors.
 
         The bits of the result depend on the set of survivors and on nothing else (between machines they also need the
-        same LAPACK where the survivors' rows of the generator are dependent and the sum is determined all the same).
+        same LAPACK where the survivors' rows of the generator are dependent and the sum is determined all the same,
+        and for estimates).
 
         Parameters
         ----------
@@ -304,43 +415,104 @@ class GradientCode:
             these for messages in float32.
         out : ndarray, shape (length,), optional
             Must not overlap the messages. Of the type `dtype`, or of one that it could be.
+        approximate : bool or {"optimal", "one_step", "unbiased"}
+            Estimate the sum where the survivors do not determine it; `approximation_error` says how well. True and
+            ``"optimal"``: with the least error for the worst gradients; the sum itself, with the bits of an exact
+            decoding, where it is determined, and biased towards zero where not. ``"one_step"``: the weights of a
+            decoding from all workers, times workers / survivors (Charles, Papailiopoulos and Ellenberg 2017).
+            ``"unbiased"``: the groups that can be decoded, each divided by the probability that it can. The straggler
+            model of both: every set of as many survivors is equally likely, as with delays that are independent and
+            alike. The estimate's mean over it is the sum (for `one_step` under a scheme that is not exact: where every
+            partition is held by equally many).
+        verify : bool or Noise
+            See whether the messages agree, and leave out those that are found to be wrong: at most
+            `verifiable` of a group. What is known of their rounding may be given as a `fastgc.verification.Noise`.
 
         Returns
         -------
         ndarray, shape (length,)
-            `out` where given.
+            `out` where given. With `verify` a `Verified`: ``gradient``, ``survivors``, whose messages alone it is made
+            of (its bits are those of decoding these), and ``corrupt``, the workers that were left out.
 
         Raises
         ------
         NotDecodableError
-            The survivors do not determine the sum; `missing` says who did not answer.
+            The survivors do not determine the sum; `missing` says who did not answer. With `approximate`: there are
+            none.
+        CorruptMessageError
+            With `verify`: the messages contradict each other, and which are wrong cannot be told.
         ValueError, TypeError
-            A wrong worker, length or element type; `out` is then untouched.
+            A wrong worker, length or element type, or an unknown `approximate`; `out` is then untouched.
         """
         expected = self.message_length(length)
         if not isinstance(messages, Mapping):
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
-        weights = [self.patterns.weights(key) for key in self._keys(present)]
-        if dtype is not None and present:
-            result_type = _checks.element_type("dtype", dtype)
+        found = self.group_weights(present, approximate)
+        if verify is not False:
             given = self._check_messages(messages, expected)
-            if not _checks.converts(given, result_type):
-                raise TypeError(
-                    f"messages[{present[0]}] must have an element type that converts to {result_type}, not {given}"
-                )
+            result_type = given if dtype is None else _checks.element_type("dtype", dtype)
+            if dtype is None and isinstance(out, np.ndarray) and _checks.converts(given, out.dtype):
+                result_type = out.dtype
+            self._check_types(present[0], given, result_type)
+            _check_out(out, length, result_type, messages)
+            noise = Noise() if verify is True else verify
+            return self._verifier.decode(messages, length, given, out, result_type, approximate, noise)
+        if dtype is not None:
+            result_type = _checks.element_type("dtype", dtype)
+            self._check_types(present[0], self._check_messages(messages, expected), result_type)
             if out is None:
                 out = np.empty(length, result_type)
             elif getattr(out, "dtype", None) != result_type:
                 raise TypeError(f"out must have element type {result_type}, not {getattr(out, 'dtype', type(out))}")
-        grouped: list[list[npt.NDArray[Any]]] = [[] for _ in weights]
+        grouped: dict[int, list[npt.NDArray[Any]]] = {group: [] for group, _, _ in found}
         for worker in present:
-            grouped[self._bits[worker][0]].append(messages[worker])
+            if (group := self._bits[worker][0]) in grouped:
+                grouped[group].append(messages[worker])
         try:
-            return kernels.decode(weights, grouped, length, out)
+            return kernels.decode([weights for _, _, weights in found], list(grouped.values()), length, out)
         except (TypeError, ValueError):
             self._check_messages(messages, expected)  # which names the worker
             raise
+
+    def group_weights(
+        self, present: Sequence[int], approximate: bool | str = False
+    ) -> list[tuple[int, int, npt.NDArray[np.float64]]]:
+        """For each group that adds to a decoding its number, the mask of its survivors and their weights.
+
+        Parameters
+        ----------
+        present : sequence of int
+            Sorted survivors, checked.
+        approximate : bool or str
+            As in `decode`.
+        """
+        if approximate is False:
+            return [(g, key[1], self.patterns.weights(key)) for g, key in enumerate(self._keys(present))]
+        if not present:
+            raise NotDecodableError(f"nobody has answered under {self.name}", (), range(self.workers))
+        masks = self._masks(present)
+        weights = self._approximation.weights(masks, "optimal" if approximate is True else approximate)
+        found = [(g, mask, own) for g, (mask, own) in enumerate(zip(masks, weights, strict=True)) if own is not None]
+        # An estimate of nothing is zero, and the kernel wants a group.
+        return found or self._nothing(masks)
+
+    def _nothing(self, masks: Sequence[int]) -> list[tuple[int, int, npt.NDArray[np.float64]]]:
+        group, mask = next((g, mask) for g, mask in enumerate(masks) if mask)
+        return [(group, mask, np.zeros((self.reduction, mask.bit_count())))]
+
+    @property
+    def approximations(self) -> PatternCache:
+        """The cache of least-error weights, of patterns that cannot be decoded."""
+        return self._approximation.patterns
+
+    @cached_property
+    def _approximation(self) -> Approximation:
+        return Approximation(self._data, self.patterns)
+
+    @cached_property
+    def _verifier(self) -> Verifier:
+        return Verifier(self, self._data)
 
     @staticmethod
     def _check_messages(messages: Mapping[int, npt.NDArray[Any]], expected: int) -> np.dtype[Any]:
@@ -350,6 +522,11 @@ class GradientCode:
             element_type = _checks.message(f"messages[{worker}]", messages[worker], expected, element_type)
         assert element_type is not None
         return element_type
+
+    @staticmethod
+    def _check_types(worker: int, given: np.dtype[Any], result: np.dtype[Any]) -> None:
+        if not _checks.converts(given, result):
+            raise TypeError(f"messages[{worker}] must have an element type that converts to {result}, not {given}")
 
     def collector(self, length: int, dtype: npt.DTypeLike) -> Collector:
         """A streaming master, which takes messages as they come and knows when they are enough."""
@@ -457,6 +634,20 @@ def _encode_together(
         block = len(out[0])
         inputs = [g[u * block :][columns] for g in gradients for u in range(present)]
         kernels.lincomb(matrix[:, :, :present].reshape(len(out), -1), inputs, [row[columns] for row in out])
+
+
+def _check_out(
+    out: npt.NDArray[Any] | None, length: int, dtype: np.dtype[Any], messages: Mapping[int, npt.NDArray[Any]]
+) -> None:
+    """That a result can be written there, before anything is computed."""
+    if out is None:
+        return
+    _checks.message("out", out, length, dtype)
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be contiguous and writeable")
+    for worker, message in messages.items():
+        if np.may_share_memory(out, message):
+            raise ValueError(f"out must not overlap messages[{worker}]")
 
 
 def _from_bytes(content: bytes) -> GradientCode:

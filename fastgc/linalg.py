@@ -84,3 +84,23 @@ def solve_rows(matrix: Matrix, target: Matrix) -> Matrix:
     left, values, right = np.linalg.svd(matrix / length, full_matrices=False)
     keep = values > 64 * max(matrix.shape) * np.finfo(np.float64).eps * values[0]
     return np.asarray(((target / length) @ right[keep].T / values[keep]) @ left[:, keep].T)
+
+
+def nearest_rows(matrix: Matrix, target: Matrix) -> Matrix:
+    """The shortest A of those for which ``A @ matrix`` comes nearest to `target`, in the Frobenius and spectral norms.
+
+    Singular values below `rank`'s share of the largest count as zero. Columns are not scaled: distance is measured in
+    them.
+
+    Parameters
+    ----------
+    matrix : ndarray, shape (q, k)
+    target : ndarray, shape (m, k)
+
+    Returns
+    -------
+    ndarray, shape (m, q)
+    """
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    keep = values > 64 * max(matrix.shape) * np.finfo(np.float64).eps * values[0]
+    return np.asarray((target @ right[keep].T / values[keep]) @ left[:, keep].T)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks
-from fastgc.decoders import Decoder
 
 Key = tuple[int, int]
 """A decoder's number and the bit mask of the positions that answered."""
+
+
+class Solver(Protocol):
+    """What a cache keeps the results of: a decoder's weights, say."""
+
+    def batched_weights(self, masks: Sequence[int]) -> list[npt.NDArray[np.float64]]: ...
+
 
 _BATCH = 16_384  # patterns solved at once: tens of MB at most for the sizes that occur
 DEFAULT_MAXSIZE = 262_144  # all C(20, 10) patterns of a [20, 10] code fit
@@ -35,7 +42,7 @@ class PatternCache:
 
     def __init__(
         self,
-        decoders: tuple[Decoder, ...],
+        decoders: Sequence[Solver],
         keys: Callable[[Iterable[Iterable[int]]], Iterable[Key]],
         maxsize: int = DEFAULT_MAXSIZE,
     ) -> None:

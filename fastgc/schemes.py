@@ -13,6 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks, codes, linalg, storage
+from fastgc.approximate_schemes import (
+    bernoulli,
+    bibd,
+    erasure_head,
+    expander,
+    from_assignment,
+    margulis,
+    stochastic_block,
+)
 from fastgc.codes import LinearCode
 from fastgc.decoders import CHECKED_SETS, LinearDecoder, ScaledSum
 from fastgc.gradient_code import GradientCode
@@ -20,15 +29,22 @@ from fastgc.storage import Group, SchemeData, freeze
 
 __all__ = [
     "SCHEMES",
+    "bernoulli",
+    "bibd",
     "cyclic_mds",
     "cyclic_repetition",
+    "erasure_head",
+    "expander",
     "fractional_repetition",
+    "from_assignment",
     "from_coefficients",
     "grouped",
     "ignore_stragglers",
     "load",
+    "margulis",
     "polynomial",
     "polynomial_gaussian",
+    "stochastic_block",
     "uncoded",
 ]
 
@@ -547,5 +563,11 @@ SCHEMES: dict[str, Callable[..., GradientCode]] = {
     "cyclic_mds": cyclic_mds,
     "polynomial": polynomial,
     "polynomial_gaussian": polynomial_gaussian,
+    "erasure_head": erasure_head,
+    "bernoulli": bernoulli,
+    "stochastic_block": stochastic_block,
+    "expander": expander,
+    "margulis": margulis,
+    "bibd": bibd,
 }
 """The schemes that are made from numbers alone, by name."""

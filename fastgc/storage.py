@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastgc.approximate import METHODS, EstimatingDecoder
 from fastgc.codes import LinearCode
 from fastgc.decoders import Decoder, LinearDecoder, ScaledSum
 
@@ -70,6 +71,12 @@ def _to_arrays(data: SchemeData) -> dict[str, npt.NDArray[Any]]:
             arrays[f"decoder{i}_generator"] = decoder.code.generator
             if decoder.target is not None:
                 arrays[f"decoder{i}_target"] = decoder.target
+        elif isinstance(decoder, EstimatingDecoder):
+            arrays[f"decoder{i}_encoding"] = decoder.encoding
+            arrays[f"decoder{i}_method"] = np.int64(METHODS.index(decoder.method))
+            arrays[f"decoder{i}_step"] = np.float64(decoder.step)
+            if decoder.recovered is not None:
+                arrays[f"decoder{i}_recovered"] = decoder.recovered
         else:
             arrays[f"decoder{i}_sum"] = np.int64(decoder.workers)
     return {name: np.asarray(array) for name, array in arrays.items()}
@@ -91,6 +98,8 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> SchemeData:
     for i, tolerated in enumerate(int(v) for v in arrays["tolerated"]):
         if f"decoder{i}_sum" in arrays:
             decoders.append(ScaledSum(int(arrays[f"decoder{i}_sum"]), tolerated))
+        elif f"decoder{i}_encoding" in arrays:
+            decoders.append(_estimating(arrays, f"decoder{i}", tolerated))
         else:
             code = LinearCode(arrays[f"decoder{i}_generator"], name=f"{name}, code {i}")
             decoders.append(LinearDecoder(code, tolerated, arrays.get(f"decoder{i}_target")))
@@ -106,6 +115,20 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> SchemeData:
         name, assignment, freeze(np.split(coefficients, ends[:-1])), groups, tuple(decoders), stragglers, reduction,
         bool(exact),
     )  # fmt: skip
+
+
+def _estimating(arrays: dict[str, npt.NDArray[Any]], name: str, tolerated: int) -> EstimatingDecoder:
+    encoding, step = arrays[f"{name}_encoding"].astype(np.float64), float(arrays[f"{name}_step"])
+    recovered = arrays.get(f"{name}_recovered")
+    method = int(arrays[f"{name}_method"])
+    if encoding.ndim != 2 or (recovered is not None and recovered.shape != (len(encoding) + 1,)):
+        raise ValueError(f"{name} has arrays of shapes that do not belong together")
+    if not (np.isfinite(encoding).all() and np.isfinite(step) and 0 <= method < len(METHODS)):
+        raise ValueError(f"{name} has numbers that are none")
+    if METHODS[method] == "unbiased" and recovered is None:
+        raise ValueError(f"{name} lacks what its method needs")
+    (own,) = freeze([encoding])
+    return EstimatingDecoder(own, tolerated, METHODS[method], step, recovered)
 
 
 def freeze(arrays: Sequence[npt.NDArray[np.float64]]) -> tuple[npt.NDArray[np.float64], ...]:

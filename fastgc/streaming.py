@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from fastgc.layout import Layout
 
 if TYPE_CHECKING:
     from fastgc.gradient_code import GradientCode
+    from fastgc.verification import Noise, Verified
 
 
 Gradient: TypeAlias = "npt.NDArray[Any] | Sequence[npt.NDArray[Any]]"
@@ -164,26 +165,54 @@ class Collector:
         """The workers not heard yet, increasing."""
         return tuple(w for w in range(self._scheme.workers) if w not in self._messages)
 
-    def gradient(self, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    @overload
+    def gradient(
+        self, out: npt.NDArray[Any] | None = None, *, approximate: bool | str = False, verify: Literal[False] = False
+    ) -> npt.NDArray[Any]: ...
+    @overload
+    def gradient(
+        self, out: npt.NDArray[Any] | None = None, *, approximate: bool | str = False, verify: Literal[True] | Noise
+    ) -> Verified: ...
+    @overload
+    def gradient(
+        self, out: npt.NDArray[Any] | None = None, *, approximate: bool | str = False, verify: bool | Noise
+    ) -> npt.NDArray[Any] | Verified: ...
+    def gradient(
+        self, out: npt.NDArray[Any] | None = None, *, approximate: bool | str = False, verify: bool | Noise = False
+    ) -> npt.NDArray[Any] | Verified:
         """The sum of all partitions' gradients. The set of survivors is fixed from here until `reset`.
 
         Parameters
         ----------
         out : ndarray, shape (length,), optional
             Must not overlap the messages.
+        approximate : bool or str
+            Estimate the sum where it is not determined yet, as `GradientCode.decode` does.
+        verify : bool or Noise
+            See whether the messages agree, and leave out those found to be wrong, as `GradientCode.decode` does; their
+            workers are `survivors` no longer.
 
         Returns
         -------
         ndarray, shape (length,)
-            `out` where given, else a new array.
+            `out` where given, else a new array. With `verify` a `Verified`.
 
         Raises
         ------
         NotDecodableError
             Too few workers have answered; more may be added afterwards.
+        CorruptMessageError
+            Messages contradict each other, and which are wrong cannot be told; more may be added afterwards.
         ValueError, TypeError
             Weights that are not finite in the element type, or an `out` that does not fit; it is then untouched.
         """
+        exact = approximate is False or (approximate is True and self._scheme.exact and not self._undecodable)
+        if not exact or verify is not False:
+            result = self._scheme.decode(self._messages, self._length, out=out, approximate=approximate, verify=verify)
+            for worker in result.corrupt if isinstance(result, tuple) else ():
+                self.discard(worker)
+            self._frozen = True
+            return result
         if self._undecodable:
             raise NotDecodableError(
                 f"survivors {list(self.survivors)} do not determine the sum under {self._scheme.name}: "
@@ -197,6 +226,22 @@ class Collector:
         result = kernels.decode(weights, heard, self._length, out)
         self._frozen = True
         return result
+
+    def discard(self, worker: int) -> None:
+        """Forget a worker's message, as if it had not come.
+
+        Parameters
+        ----------
+        worker : int
+            One of `survivors`.
+        """
+        if worker not in self._messages:
+            raise ValueError(f"worker must be one of {list(self.survivors)}, not {worker!r}")
+        group, position = self._scheme.place(worker)
+        del self._messages[worker]
+        self._masks[group] ^= 1 << position
+        if not self._scheme.decoder(group).is_decodable(self._masks[group]):
+            self._undecodable.add(group)
 
     def reset(self) -> None:
         """Forget all messages and begin the next gradient."""

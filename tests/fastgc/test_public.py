@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 import fastgc
-from fastgc import codes, gradient_code, kernels, layout, patterns, schemes, streaming
+from fastgc import approximate, codes, gradient_code, kernels, layout, patterns, schemes, streaming, verification
 
 NAMES: dict[Any, list[str]] = {
-    fastgc: ["codes", "schemes", "kernels", "GradientCode", "Layout", "NotDecodableError", "__version__"],
+    fastgc: [
+        "codes", "schemes", "kernels", "CorruptMessageError", "GradientCode", "Layout", "Noise", "NotDecodableError",
+        "Verifiable", "Verified", "__version__",
+    ],
     codes: [
         "LinearCode", "gaussian", "repetition", "parity", "vandermonde", "chebyshev", "cauchy", "hamming",
         "reed_muller", "product", "from_generator",
@@ -26,15 +29,17 @@ NAMES: dict[Any, list[str]] = {
     ],
     schemes: [
         "grouped", "uncoded", "ignore_stragglers", "fractional_repetition", "cyclic_repetition", "cyclic_mds",
-        "polynomial", "polynomial_gaussian", "from_coefficients", "load",
+        "polynomial", "polynomial_gaussian", "erasure_head", "bernoulli", "stochastic_block", "expander", "margulis",
+        "bibd", "from_assignment", "from_coefficients", "load",
     ],
     fastgc.GradientCode: [
         "coefficients", "message_length", "encode", "encode_all", "encoder", "is_decodable", "decoding_weights",
-        "condition_number", "amplification", "decode", "collector", "save",
+        "condition_number", "amplification", "decode", "approximation_error", "verifiable", "detection_floor",
+        "collector", "save",
     ],
     kernels: ["lincomb", "decoding_weights", "backends", "reference"],
     streaming.Encoder: ["add", "message"],
-    streaming.Collector: ["add", "ready", "missing", "survivors", "gradient", "reset"],
+    streaming.Collector: ["add", "ready", "missing", "survivors", "gradient", "discard", "reset"],
     patterns.PatternCache: ["size", "maxsize", "precompute", "clear"],
 }  # fmt: skip
 ATTRIBUTES: dict[Any, list[str]] = {
@@ -42,6 +47,7 @@ ATTRIBUTES: dict[Any, list[str]] = {
     schemes.grouped(4, 2, 1).patterns: ["hits", "misses", "size", "maxsize"],
     codes.cauchy(3, 2): ["generator", "n", "k", "distance", "is_mds"],
     fastgc.NotDecodableError("", (1,), (2,)): ["survivors", "missing"],
+    fastgc.CorruptMessageError("", (1,), (2,)): ["survivors", "suspects"],
 }
 
 
@@ -78,11 +84,14 @@ def test_the_error_is_a_value_error() -> None:
 def documented() -> Iterator[tuple[str, Any]]:
     """Every public module, function, class, method and property."""
     modules = (fastgc, codes, schemes, kernels, kernels.reference, gradient_code, layout, patterns, streaming)
+    modules += (approximate, verification)
     for module in modules:
         yield module.__name__, module
     owners = [(m, name) for m in (codes, schemes, kernels, kernels.reference) for name in m.__all__]
     classes: list[type] = [fastgc.GradientCode, fastgc.Layout, fastgc.NotDecodableError, codes.LinearCode]
     classes += [patterns.PatternCache, streaming.Encoder, streaming.Collector]
+    classes += [approximate.EstimatingDecoder, approximate.Approximation, verification.Verifier]
+    classes += [fastgc.CorruptMessageError, fastgc.Noise, fastgc.Verifiable, fastgc.Verified]
     for module, name in owners:
         value = getattr(module, name)
         if callable(value):
@@ -112,6 +121,12 @@ PAPERS = {
     schemes.cyclic_mds: "Raviv",
     schemes.polynomial: "Ye and Abbe",
     schemes.polynomial_gaussian: "Ye and Abbe",
+    schemes.erasure_head: "1901.09671",
+    schemes.bernoulli: "1711.06771",
+    schemes.stochastic_block: "1805.10378",
+    schemes.expander: "1707.03858",
+    schemes.margulis: "Gabber and Galil",
+    schemes.bibd: "1904.13373",
 }
 
 

@@ -23,6 +23,11 @@ NUMBERS: list[tuple[Callable[[], GradientCode], tuple[int, int, int, int, int]]]
     (lambda: schemes.cyclic_mds(7, 2), (7, 7, 3, 2, 1)),
     (lambda: schemes.polynomial(9, 2, 3), (9, 9, 5, 2, 3)),
     (lambda: schemes.polynomial_gaussian(9, 3, 2), (9, 9, 5, 3, 2)),
+    (lambda: schemes.erasure_head(12, 3, 5), (12, 12, 3, 5, 1)),
+    (lambda: schemes.expander(10, 3, 4), (10, 10, 3, 4, 1)),
+    (lambda: schemes.margulis(25, 6), (25, 25, 8, 6, 1)),
+    (lambda: schemes.bibd(13, 4, 6), (13, 13, 4, 6, 1)),
+    (lambda: schemes.from_assignment([(0, 1), (1, 2, 3)], stragglers=1), (2, 4, 3, 1, 1)),
     (lambda: schemes.grouped(12, 4, 2), (12, 12, 4, 2, 2)),
     (lambda: schemes.grouped(10, code=codes.gaussian(5, 3)), (10, 10, 5, 2, 3)),
     (lambda: schemes.grouped(14, code=codes.hamming(3)), (14, 14, 7, 2, 4)),
@@ -36,12 +41,15 @@ NUMBERS: list[tuple[Callable[[], GradientCode], tuple[int, int, int, int, int]]]
 ]
 
 
+INEXACT = ("ignore_stragglers", "erasure_head", "expander", "margulis", "bibd", "from_assignment")
+
+
 @pytest.mark.parametrize(("make", "numbers"), NUMBERS, ids=[make().name for make, _ in NUMBERS])
 def test_parameters(make: Callable[[], GradientCode], numbers: tuple[int, ...]) -> None:
     s = make()
     assert (s.workers, s.partitions, s.load, s.stragglers, s.reduction) == numbers
     assert s.name in repr(s)
-    assert s.exact == ("ignore" not in s.name)
+    assert s.exact == (not s.name.startswith(INEXACT))
 
 
 def test_groups_hold_their_own_partitions() -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from fastgc import codes, schemes
 from fastgc.cli import Parser
-from mpi_runner import delays, launch, problems
+from mpi_runner import deadlines, delays, launch, problems
 from mpi_runner.cache import DataError
 from mpi_runner.config import (
     ELEMENT_TYPES,
@@ -33,7 +33,10 @@ from mpi_runner.resuming import begin, ready, resumed_config
 T = TypeVar("T")
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
-SCHEME_OPTIONS = ("load", "reduction", "stragglers", "code", "uneven")
+SCHEME_OPTIONS = {
+    "load": int, "reduction": int, "stragglers": int, "code": str, "uneven": bool, "decoder": str, "blocks": int,
+    "within": float, "regularized": bool,
+}  # fmt: skip
 TRAIN_OPTIONS = (*(field.name for field in fields(TrainConfig) if field.name != "options"), *SCHEME_OPTIONS)
 NOT_GIVEN = object()
 
@@ -75,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stragglers", type=int, help="workers that may be missing, where a scheme takes it")
     train.add_argument("--code", help=f"code of the grouped scheme: {', '.join(codes.FAMILIES)}")
     train.add_argument("--uneven", action="store_const", const=True, help="allow a load that does not divide workers")
+    train.add_argument("--decoder", help="estimate of an approximate scheme: optimal, one_step or unbiased")
+    train.add_argument("--blocks", type=int, help="of stochastic_block")
+    train.add_argument("--within", type=float, help="share of a load in a worker's own block (stochastic_block)")
+    train.add_argument("--regularized", action="store_const", const=True, help="no load above twice that of bernoulli")
     train.add_argument("--run", metavar="DIR", help="run directory (default: runs/ and the time)")
     train.add_argument("--resume", metavar="RUN", help="go on with a run from its newest checkpoint")
     train.add_argument(
@@ -134,6 +141,12 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         help="a worker silent for so long is lost (default: 10 times the longest answer so far, at least 10 s)",
     )
     parser.add_argument(
+        "--deadline",
+        metavar="SPEC",
+        help=f"take an estimate from whoever has answered by then: {deadlines.FORMS}, a quantile of the answers so far",
+    )
+    parser.add_argument("--verify", action="store_true", help="wait for one more a group, and leave wrong messages out")
+    parser.add_argument(
         "--checkpoint-every", type=int, default=100, metavar="N", help="checkpoint every N iterations (default: 100)"
     )
     parser.add_argument("--evaluate-every", type=int, default=0, metavar="N", help="test every N iterations")
@@ -155,7 +168,7 @@ def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, 
         name: getattr(options, name)
         for name in (
             "workers", "iterations", "model", "rows", "delay", "seed", "dtype", "step", "l2", "poll", "evaluate_every",
-            "message_dtype", "model_dtype", "hang_deadline", "checkpoint_every",
+            "message_dtype", "model_dtype", "hang_deadline", "checkpoint_every", "deadline", "verify",
         )
     }  # fmt: skip
     usual = MODELS[options.model]
@@ -238,12 +251,14 @@ def _scheme(text: str) -> tuple[str, dict[str, Any]]:
     chosen: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         option, equals, value = part.partition("=")
-        if option not in SCHEME_OPTIONS or not ((equals and value) or option == "uneven"):
+        kind = SCHEME_OPTIONS.get(option)
+        if kind is None or not ((equals and value) or kind is bool):
             raise UsageError(f"--schemes: {text!r} is not NAME[:OPTION=VALUE,...] with {', '.join(SCHEME_OPTIONS)}")
         try:
-            chosen[option] = True if option == "uneven" else value if option == "code" else int(value)
+            chosen[option] = kind(value or True)
         except ValueError:
-            raise UsageError(f"--schemes: {option} in {text!r} must be an integer") from None
+            what = "an integer" if kind is int else "a number"
+            raise UsageError(f"--schemes: {option} in {text!r} must be {what}") from None
     return name, chosen
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastgc import GradientCode, codes, kernels, schemes
 from mpi_runner import delays, problems
+from mpi_runner.deadlines import Deadline
 from mpi_runner.optimizers import OPTIMIZERS
 
 ELEMENT_TYPES = ("float32", "float64")
@@ -45,7 +46,7 @@ class TrainConfig:
     scheme : str
         A name of `fastgc.schemes.SCHEMES`.
     options : dict
-        The scheme's own options: load, reduction, stragglers, code, uneven.
+        The scheme's own options: load, reduction, stragglers, code, uneven, decoder, blocks, within, regularized.
     workers, iterations : int
     model, data : str
         Names of `mpi_runner.problems`.
@@ -64,6 +65,10 @@ class TrainConfig:
         Element types of coded gradients on their way up and of the model on its way down; `dtype` by default.
     hang_deadline : float, optional
         Seconds after which a silent worker counts as hung; learned by default.
+    deadline : str, optional
+        See `mpi_runner.deadlines`: past it an iteration goes on with an estimate. By default it waits.
+    verify : bool
+        Wait for a worker more in every group, and see whether messages agree.
     step, l2 : float, optional
         By default 1 / (smoothness + l2) and 10 / rows.
     checkpoint_every : int
@@ -93,6 +98,8 @@ class TrainConfig:
     model_dtype: str | None = None
     poll: str = "backoff"
     hang_deadline: float | None = None
+    deadline: str | None = None
+    verify: bool = False
     evaluate_every: int = 0
     checkpoint_every: int = 100
     survivors_from: str | None = None
@@ -176,6 +183,11 @@ def _check_numbers(config: TrainConfig) -> None:
         raise UsageError(f"--l2 must be finite and not negative, not {config.l2}")
     if config.hang_deadline is not None and not 0 < config.hang_deadline < float("inf"):
         raise UsageError(f"--hang-deadline must be positive and finite, not {config.hang_deadline}")
+    if config.deadline is not None:
+        try:
+            Deadline(config.deadline)
+        except ValueError as error:
+            raise UsageError(f"--deadline {error}") from None
     for name, given in (("message-dtype", config.message_dtype), ("model-dtype", config.model_dtype)):
         if given == "float64" and config.dtype != "float64":
             raise UsageError(f"--{name} must not be wider than --dtype, which is {config.dtype}, not {given}")
@@ -247,6 +259,6 @@ def arguments(config: TrainConfig) -> list[str]:
     for name, value in values.items():
         if value is True:
             command.append(f"--{name}")
-        elif value is not None:
+        elif value is not None and value is not False:
             command += [f"--{name.replace('_', '-')}", str(value)]
     return command

@@ -10,7 +10,7 @@ class Loss(NamedTuple):
 
     worker: int
     kind: str
-    """``died``, ``hung`` or ``unstopped`` (still silent after the end of the run)."""
+    """``died``, ``hung``, ``corrupt`` (it sent what is wrong) or ``unstopped`` (silent after the end of the run)."""
     reason: str
 
 

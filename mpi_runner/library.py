@@ -103,6 +103,8 @@ def train(
     checkpoint_every: int = 100,
     resume: bool = False,
     hang_deadline: float | None = None,
+    deadline: str | None = None,
+    verify: bool = False,
     message_dtype: str | None = None,
     model_dtype: str | None = None,
     poll: str = "backoff",
@@ -136,7 +138,7 @@ def train(
     resume : bool
         Go on from the newest checkpoint in `run`, with the same arguments but for more iterations, and what does not
         change the model.
-    delay, evaluate_every, checkpoint_every, hang_deadline, message_dtype, model_dtype, poll
+    delay, evaluate_every, checkpoint_every, hang_deadline, deadline, verify, message_dtype, model_dtype, poll
         As the command line's.
 
     Returns
@@ -181,6 +183,8 @@ def train(
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
         hang_deadline=hang_deadline,
+        deadline=deadline,
+        verify=verify,
         message_dtype=message_dtype,
         model_dtype=model_dtype,
     )

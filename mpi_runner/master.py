@@ -21,6 +21,7 @@ from mpi4py import MPI
 from fastgc import GradientCode
 from mpi_runner import elements, processes, wire
 from mpi_runner.faults import CannotDecode, HangDeadline, Loss
+from mpi_runner.gathering import Gathering, Taken
 from mpi_runner.optimizers import Optimizer, mean_gradient
 from mpi_runner.peers import Peers
 from mpi_runner.processes import Identity
@@ -59,6 +60,8 @@ class Master:
     identities : sequence of Identity
         Of the workers.
     deadline : HangDeadline
+    gathering : Gathering
+        Of the messages of each iteration.
     interrupted : callable
         Returns the number of a signal that asks the run to end, or None.
     with_loss : bool
@@ -76,6 +79,7 @@ class Master:
         poller: Poller,
         identities: Sequence[Identity],
         deadline: HangDeadline,
+        gathering: Gathering,
         interrupted: Callable[[], int | None],
         with_loss: bool = True,
     ) -> None:
@@ -89,9 +93,7 @@ class Master:
         self._interrupted = interrupted
         self._with_loss = with_loss
         parameters = optimizer.parameters
-        self._gradients = scheme.collector(len(parameters), parameters.dtype)
-        self._statistics = scheme.collector(wire.STATISTICS, np.float64)
-        self._gradient = np.empty_like(parameters)
+        self._gathering = gathering
         self._widened: list[Array] = []  # coded gradients in the type computed with, where messages have another
         if layout.message_dtype != parameters.dtype:
             self._widened = [np.empty(layout.message_length, parameters.dtype) for _ in range(scheme.workers)]
@@ -208,8 +210,7 @@ class Master:
         evaluate: Callable[[int], float | None],
         after_step: Callable[[int, float, float, float | None], object],
     ) -> None:
-        self._gradients.reset()
-        self._statistics.reset()
+        self._gathering.begin(self._prescribed)
         self._overflowed.clear()
         received_before, sent_before = self._peers.bytes_received, self._peers.bytes_sent
         start = time.perf_counter()
@@ -218,21 +219,16 @@ class Master:
         self._peers.offer(iteration, self._optimizer.parameters)
         self._sending, self._receiving = time.perf_counter() - start, 0.0
         self._poller.restart()
-        while not self._ready():
-            if not self._take(iteration):
-                self._attend(iteration)
-                self._poller.pause()
-        ready = time.perf_counter()
-        survivors = self._gradients.survivors
-        gradient = self._gradients.gradient(out=self._gradient)
-        loss_sum, count = self._statistics.gradient()
+        taken, ready = self._taken(iteration)
         decoded = time.perf_counter()
         parameters = self._optimizer.parameters
         square = float(np.einsum("i,i->", parameters, parameters, dtype=np.float64))
-        loss = float(loss_sum / count) + 0.5 * self._l2 * square if self._with_loss else float("nan")
+        loss = taken.loss / taken.examples + 0.5 * self._l2 * square if self._with_loss else float("nan")
         self._loss = loss
-        self._optimizer.update(mean_gradient(gradient, count, self._l2, parameters))
+        self._optimizer.update(mean_gradient(taken.gradient, taken.examples, self._l2, parameters))
         end = time.perf_counter()
+        for worker in taken.corrupt:
+            self._peers.quarantine(worker, "its message contradicts the others")
         self._peers.conclude()
         self._seconds.append(end - start)
         self.iterations = iteration + 1
@@ -248,13 +244,28 @@ class Master:
                 "decode": decoded - ready,
                 "update": end - decoded,
                 "loss": loss,
-                "survivors": " ".join(map(str, survivors)),
+                "survivors": " ".join(map(str, taken.survivors)),
+                "approximate": int(taken.error > 0),
+                "approximation_error": taken.error,
                 "bytes_received": self._peers.bytes_received - received_before,
                 "bytes_sent": self._peers.bytes_sent - sent_before,
                 "score": "" if score is None else score,
             }
         )
         after_step(iteration + 1, loss, end - start, score)
+
+    def _taken(self, iteration: int) -> tuple[Taken, float]:
+        """The iteration's gradient, as soon as it can be taken, and when that was."""
+        while True:
+            while not self._gathering.ready(self._left):
+                if not self._take(iteration):
+                    self._attend(iteration)
+                    self._poller.pause()
+            ready = time.perf_counter()
+            taken = self._gathering.take()
+            if taken is not None:
+                return taken, ready
+            self._check_decodable(iteration)
 
     def _take(self, iteration: int) -> bool:
         """Handle what has come; whether anything has."""
@@ -264,9 +275,10 @@ class Master:
             header = self._wire.header(buffer)
             outcome = self._outcome(worker, header, iteration)
             self._record(worker, header, outcome)
+            self._gathering.note(begun - self._peers.sent_at[worker])
             if outcome == "used":
-                self._gradients.add(worker, self._coded_gradient(worker, buffer, int(header["exponent"])))
-                self._statistics.add(worker, self._wire.statistics(buffer))
+                gradient = self._coded_gradient(worker, buffer, int(header["exponent"]))
+                self._gathering.add(worker, gradient, self._wire.statistics(buffer))
             elif outcome == "overflow":
                 self._overflowed.append(worker)
                 self._check_decodable(iteration)
@@ -289,11 +301,9 @@ class Master:
             return "overflow"
         return "used" if self._prescribed is None or worker in self._prescribed else "unused"
 
-    def _ready(self) -> bool:
-        """Whether this iteration's gradient can be taken."""
-        if self._prescribed is not None and len(self._gradients.survivors) < len(self._prescribed):
-            return False
-        return self._gradients.ready
+    def _left(self) -> set[int]:
+        """The workers that have answered in this iteration or may still do so."""
+        return (set(self._peers.alive) - set(self._overflowed)) | set(self._gathering.survivors)
 
     def _coded_gradient(self, worker: int, buffer: Array, exponent: int) -> Array:
         gradient = self._wire.gradient(buffer)
@@ -311,9 +321,10 @@ class Master:
             self._check_decodable(iteration)
 
     def _record_loss(self, loss: Loss, iteration: int) -> None:
-        """Write down that a worker is lost, and see to it that it is gone."""
+        """Write down that a worker is lost, and see to it that it is gone, or idle until the end."""
         identity = self._identities[loss.worker]
-        processes.kill(identity)
+        if loss.kind != "corrupt":
+            processes.kill(identity)
         self._records.fault(
             {
                 "seconds": time.perf_counter() - self._epoch,
@@ -330,15 +341,9 @@ class Master:
 
     def _check_decodable(self, iteration: int) -> None:
         """Raise CannotDecode where the messages that are there or may still come are not enough for this iteration."""
-        left = (set(self._peers.alive) - set(self._overflowed)) | set(self._gradients.survivors)
-        if self._prescribed is not None:
-            enough = self._prescribed <= left
-        else:
-            enough = self._scheme.exact or len(left) >= self._scheme.workers - self._scheme.stragglers
-            enough = enough and len(left) > 0 and self._scheme.is_decodable(sorted(left))
-        if enough:
+        if self._gathering.suffices(self._left()):
             return
-        said = []
+        said = [str(self._gathering.contradiction)] if self._gathering.contradiction else []
         if self.lost_workers:
             said.append(f"workers {_names(self.lost_workers)} are lost")
         if self._overflowed:

@@ -175,6 +175,10 @@ class Peers:
         self._state[loss.worker] = LOST
         self._losses.append(loss)
 
+    def quarantine(self, worker: int, reason: str) -> None:
+        """Send a worker no more models, and listen to it no more; it is told when the run is over."""
+        self._lose(Loss(worker, "corrupt", reason))
+
     def take_losses(self) -> list[Loss]:
         """The workers lost since the last call, the hung ones among them."""
         now = time.perf_counter()

@@ -56,6 +56,8 @@ ITERATION_COLUMNS = {
     "update": SECONDS,
     "loss": REAL,  # mean training loss with L2, at the parameters that were sent, before the step
     "survivors": TEXT,  # workers used, separated by spaces
+    "approximate": NUMBER,  # 1 where the gradient is an estimate
+    "approximation_error": REAL,  # of these survivors (`GradientCode.approximation_error`), 0 for an exact gradient
     "bytes_received": NUMBER,  # by the master, in this iteration
     "bytes_sent": NUMBER,
     "score": TEXT,  # the model's measure on the test rows after the step, where it was evaluated
@@ -78,7 +80,7 @@ FAULT_COLUMNS = {
     "worker": NUMBER,
     "host": TEXT,
     "pid": NUMBER,
-    "kind": TEXT,  # died, hung (silent for longer than the deadline), unstopped (silent after the end)
+    "kind": TEXT,  # died, hung (silent for longer than the deadline), unstopped (silent after the end), corrupt
     "reason": TEXT,
 }
 

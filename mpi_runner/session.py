@@ -23,9 +23,11 @@ from mpi_runner.agreement import DisagreementError, disagreement
 from mpi_runner.cache import DataError
 from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import TrainConfig, UsageError
+from mpi_runner.deadlines import Deadline
 from mpi_runner.display import Display
 from mpi_runner.elements import element_type
 from mpi_runner.faults import CannotDecode, HangDeadline
+from mpi_runner.gathering import Gathering
 from mpi_runner.launch import EXIT_FAILED, EXIT_LOST, LAUNCHED, SIGNALLED, signals_noted
 from mpi_runner.master import Interrupted, Master
 from mpi_runner.models import Vector, has_loss
@@ -246,9 +248,17 @@ def _lead(
             return received[0] if received else None
 
         deadline = HangDeadline(config.hang_deadline)
+        gathering = Gathering(
+            scheme,
+            len(optimizer.parameters),
+            optimizer.parameters.dtype,
+            layout.message_dtype,
+            None if config.deadline is None else Deadline(config.deadline, scheme.workers),
+            config.verify,
+        )
         master = Master(
-            comm, scheme, layout, optimizer, problem.l2, records, poller, identities[1:], deadline, interrupted,
-            has_loss(model),
+            comm, scheme, layout, optimizer, problem.l2, records, poller, identities[1:], deadline, gathering,
+            interrupted, has_loss(model),
         )  # fmt: skip
         status, reason = 0, None
         try:

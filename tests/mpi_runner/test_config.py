@@ -44,6 +44,10 @@ BAD: list[tuple[str, dict[str, object], str]] = [
     ("step that is no number", {"step": float("nan")}, "--step"),
     ("negative l2", {"l2": -1.0}, "--l2"),
     ("deadline of zero", {"hang_deadline": 0.0}, "--hang-deadline must be positive and finite, not 0.0"),
+    ("a deadline that is none", {"deadline": "soon"}, "--deadline must be SECONDS or quantile:Q.*not 'soon'"),
+    ("a quantile above 1", {"deadline": "quantile:2"}, "--deadline must have a quantile above 0 and at most 1, not 2"),
+    ("an unknown decoder", {"scheme": "bibd", "workers": 7, "options": {"load": 3, "stragglers": 2, "decoder": "x"}},
+     "bibd: decoder must be one of optimal, one_step, unbiased, not 'x'"),
     ("messages wider than gradients", {"message_dtype": "float64"}, "--message-dtype must not be wider than --dtype"),
     ("model wider than itself", {"model_dtype": "float64"}, "--model-dtype must not be wider than --dtype"),
     ("unknown optimiser", {"optimizer": "adagrad"}, "--optimizer must be one of nesterov, gd"),
@@ -114,7 +118,10 @@ def test_a_scheme_with_its_options_is_read() -> None:
         "grouped",
         {"load": 4, "reduction": 2, "code": "cauchy", "uneven": True},
     )
-    for bad in ("grouped:load", "grouped:load=x", "grouped:workers=3", "grouped:load="):
+    assert cli._scheme("stochastic_block:load=4,stragglers=2,within=0.5,decoder=one_step,blocks=4")[1] == {
+        "load": 4, "stragglers": 2, "within": 0.5, "decoder": "one_step", "blocks": 4,
+    }  # fmt: skip
+    for bad in ("grouped:load", "grouped:load=x", "stochastic_block:within=most", "grouped:workers=3", "grouped:load="):
         with pytest.raises(UsageError, match="--schemes"):
             cli._scheme(bad)
 

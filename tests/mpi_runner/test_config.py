@@ -104,6 +104,12 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         {"survivors_from": "runs/earlier"},
         {"workers": 11, "options": {"load": 4, "reduction": 2, "uneven": True}},
         {"scheme": "polynomial", "options": {"stragglers": 2, "reduction": 2}},
+        {"deadline": "quantile:0.9:1.5", "verify": True},
+        {
+            "scheme": "stochastic_block",
+            "options": {"load": 4, "stragglers": 2, "decoder": "one_step", "blocks": 4, "within": 0.5},
+        },
+        {"scheme": "bernoulli", "options": {"load": 3, "stragglers": 2, "regularized": True}},
     ],
 )
 def test_the_command_of_a_run_gives_its_configuration(changes: dict[str, object], tmp_path: Path) -> None:

@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from mpi_runner.intervals import BLOCK, Interval, interval, resampled_means
 
 UNCODED, REPETITION = "uncoded", "repetition d=3 s=2"
 SETTING, TARGETS = 2, {UNCODED: 0.65, REPETITION: 0.80}
 """In this setting the best coded scheme is to take at most so much of the time of these, the whole interval below."""
-RESAMPLES, BLOCK = 4000, 10
-"""Of the bootstrap. Iterations are drawn in blocks, since a straggler of one is often late in the next as well."""
-LEVEL = 0.95
 JSON, MARKDOWN = "results.json", "report.md"
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,6 @@ class Run:
     figures: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Setting:
     """The runs of one setting, resampled: repeats are drawn, and blocks of iterations within them, the same for all
     schemes, which met the same stragglers."""
@@ -68,45 +55,31 @@ class Setting:
         self.repeats = [r for r in repeats if sum(run.repeat == r for run in runs) == len(self.schemes)]
         blocks = min(len(run.seconds) for run in runs) // BLOCK
         self._times = {
-            scheme: np.array([self._blocks(scheme, repeat, blocks) for repeat in self.repeats])
+            scheme: [self._seconds(scheme, repeat)[: blocks * BLOCK] for repeat in self.repeats]
             for scheme in self.schemes
         }
-        random = np.random.Generator(np.random.Philox(key=1))
-        count = len(self.repeats)
-        self._repeats = random.integers(count, size=(RESAMPLES, count, 1))
-        self._blocks_drawn = random.integers(blocks, size=(RESAMPLES, count, blocks))
+        self._resampled = {scheme: resampled_means(times, BLOCK) for scheme, times in self._times.items()}
 
-    def _blocks(self, scheme: str, repeat: int, blocks: int) -> Array:
+    def _seconds(self, scheme: str, repeat: int) -> list[float]:
         (run,) = [run for run in self.runs if (run.scheme, run.repeat) == (scheme, repeat)]
-        means: Array = np.array(run.seconds[: blocks * BLOCK]).reshape(blocks, BLOCK).mean(axis=1)
-        return means
+        return run.seconds
 
     def seconds(self, scheme: str) -> Interval:
         """The mean time of an iteration."""
-        return _interval(float(self._times[scheme].mean()), self._resampled(scheme))
+        return interval(float(np.mean(self._times[scheme])), self._resampled[scheme])
 
     def ratio(self, scheme: str, other: str) -> Interval:
         """The mean time of an iteration over another scheme's."""
-        value = float(self._times[scheme].mean() / self._times[other].mean())
-        return _interval(value, self._resampled(scheme) / self._resampled(other))
+        value = float(np.mean(self._times[scheme]) / np.mean(self._times[other]))
+        return interval(value, self._resampled[scheme] / self._resampled[other])
 
     def figure(self, scheme: str, name: str) -> float:
         """The mean of a figure over the repeats."""
         return float(np.mean([run.figures[name] for run in self.runs if run.scheme == scheme]))
 
-    def _resampled(self, scheme: str) -> Array:
-        drawn: Array = self._times[scheme][self._repeats, self._blocks_drawn]
-        means: Array = drawn.mean(axis=(1, 2))
-        return means
-
 
 def _order(scheme: str) -> tuple[bool, bool, str]:
     return scheme != UNCODED, scheme != REPETITION, scheme
-
-
-def _interval(value: float, resampled: Array) -> Interval:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
 
 
 def write(header: dict[str, Any], runs: Sequence[Run], folder: Path) -> None:

@@ -2,5 +2,6 @@
 
 from mpi_runner.library import ArrayData, Data, Result, TrainingError, train
 from mpi_runner.models import Model, Partition
+from mpi_runner.reading import Run, read_run
 
-__all__ = ["ArrayData", "Data", "Model", "Partition", "Result", "TrainingError", "train"]
+__all__ = ["ArrayData", "Data", "Model", "Partition", "Result", "Run", "TrainingError", "read_run", "train"]

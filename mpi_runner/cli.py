@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpi_runner data | train | compare | cluster``."""
+"""The command line: ``python -m mpi_runner data | train | compare | report | cluster``."""
 
 from __future__ import annotations
 
@@ -63,9 +63,12 @@ def main(command: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from mpi_runner.cluster import commands as cluster_commands  # psutil may be absent
+    from mpi_runner.report import commands as report_commands
 
     parser = Parser(prog="python -m mpi_runner", description="Training with coded gradients over MPI.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="data | train | compare | cluster")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="data | train | compare | report | cluster"
+    )
 
     data = commands.add_parser("data", help="fetch and encode the data beforehand", description=_data.__doc__)
     _data_options(data)
@@ -104,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _common_options(compare)
     compare.set_defaults(run_command=_compare)
 
+    report_commands.add(commands)
     cluster_commands.add(commands)
     return parser
 

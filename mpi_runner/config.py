@@ -33,8 +33,8 @@ FORMAT = 1
 """Number of the layout of a run directory; `mpi_runner.records` says what changes it."""
 
 
-class UsageError(Exception):
-    """What was asked for cannot be run; the message is one line."""
+class UsageError(ValueError):
+    """What was asked for cannot be done; the message is one line."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ from fastgc import GradientCode
 from mpi_runner.config import CONFIG, FORMAT, TrainConfig, UsageError
 from mpi_runner.processes import Identity
 
-NUMBER, SECONDS, REAL, TEXT = "d", ".6f", ".17g", ""
-"""How a column is written; times to the microsecond."""
+NUMBER, SECONDS, REAL, TEXT, OPTIONAL = "d", ".6f", ".17g", "s", ""
+"""How a column is written: times to the microsecond, an optional real number also as an empty cell."""
 
 ITERATION_COLUMNS = {
     "iteration": NUMBER,  # from 1
@@ -60,7 +60,7 @@ ITERATION_COLUMNS = {
     "approximation_error": REAL,  # of these survivors (`GradientCode.approximation_error`), 0 for an exact gradient
     "bytes_received": NUMBER,  # by the master, in this iteration
     "bytes_sent": NUMBER,
-    "score": TEXT,  # the model's measure on the test rows after the step, where it was evaluated
+    "score": OPTIONAL,  # the model's measure on the test rows after the step, where it was evaluated
 }
 ARRIVAL_COLUMNS = {
     "iteration": NUMBER,  # that the message is for

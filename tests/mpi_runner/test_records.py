@@ -18,6 +18,7 @@ from mpi_runner.records import (
     ITERATION_COLUMNS,
     ITERATIONS,
     NUMBER,
+    OPTIONAL,
     TEXT,
     RunRecords,
     Tail,
@@ -29,7 +30,7 @@ from mpi_runner.records import (
 
 def values(columns: dict[str, str]) -> dict[str, object]:
     """One of each type."""
-    return {name: {NUMBER: 1, TEXT: "1"}.get(form, 0.5) for name, form in columns.items()}
+    return {name: {NUMBER: 1, TEXT: "1", OPTIONAL: ""}.get(form, 0.5) for name, form in columns.items()}
 
 
 def row(iteration: int) -> dict[str, object]:

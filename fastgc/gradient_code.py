@@ -426,7 +426,8 @@ class GradientCode:
             partition is held by equally many).
         verify : bool or Noise
             See whether the messages agree, and leave out those that are found to be wrong: at most
-            `verifiable` of a group. What is known of their rounding may be given as a `fastgc.verification.Noise`.
+            `verifiable` of a group. What is known of their rounding may be given as a `Noise`. A result in `out` is a
+            copy more.
 
         Returns
         -------
@@ -448,8 +449,7 @@ class GradientCode:
         if not isinstance(messages, Mapping):
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
-        found = self.group_weights(present, approximate)
-        if verify is not False:
+        if verify is not False and present:
             given = self._check_messages(messages, expected)
             result_type = given if dtype is None else _checks.element_type("dtype", dtype)
             if dtype is None and isinstance(out, np.ndarray) and _checks.converts(given, out.dtype):
@@ -458,6 +458,7 @@ class GradientCode:
             _check_out(out, length, result_type, messages)
             noise = Noise() if verify is True else verify
             return self._verifier.decode(messages, length, given, out, result_type, approximate, noise)
+        found = self.group_weights(present, approximate)
         if dtype is not None:
             result_type = _checks.element_type("dtype", dtype)
             self._check_types(present[0], self._check_messages(messages, expected), result_type)

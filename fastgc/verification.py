@@ -24,6 +24,7 @@ from fastgc.approximate import problem_of
 from fastgc.codes import LinearCode
 from fastgc.decoders import LinearDecoder, positions_of
 from fastgc.errors import CorruptMessageError, NotDecodableError
+from fastgc.kernels._segments import segments
 from fastgc.patterns import PatternCache
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ CANCELLATION = 64.0
 """How many times larger than the largest element of a block of messages the terms of their sums are taken to be."""
 DYNAMIC_RANGE = 1024.0
 """A block's largest element counts as no smaller than the whole message's divided by this."""
-SAMPLE = 16
-"""Elements of a block that the first look takes its size from: a line of the cache."""
+SAMPLE = 2
+"""Elements of a block that the first look takes its size from, as far from each other as they can be."""
+CHUNK = 4 * BLOCK
+"""Columns of one group that are decoded and looked at in turns: their syndromes are read from the cache."""
 MOST_COLUMNS = 64
 """Wrong columns that supports are tried on, before all are."""
 MOST_SUPPORTS = 20_000
@@ -233,17 +236,20 @@ class Verifier:
     ) -> tuple[Array, npt.NDArray[np.intp]]:
         """The gradient, and the blocks of columns that deserve a second look: all that exceed their floor, and few
         others."""
-        m = self._data.reduction
-        rows = len(groups[0].stacked) - m
+        m, dtype = self._data.reduction, _checks.compute_type(given)
         block = self._scheme.message_length(length)
-        both = np.empty((m + rows) * block, _checks.compute_type(given))
         sent = [[messages[worker] for worker in group.workers] for group in groups]
-        kernels.decode([group.stacked for group in groups], sent, len(both), both)
         with np.errstate(over="ignore", invalid="ignore"):
-            energies = _energies(both[m * block :].reshape(rows, block))
-            floor = _floors(groups, sent, noise, block, both.dtype)
+            if len(groups) == 1 and given == dtype:
+                gradient, energies = _in_turns(groups[0].stacked, sent[0], length, m)
+            else:
+                rows = len(groups[0].stacked) - m
+                both = np.empty((m + rows) * block, dtype)
+                kernels.decode([group.stacked for group in groups], sent, len(both), both)
+                gradient, energies = both[:length], _energies(both[m * block :].reshape(rows, block))
+            floor = _floors(groups, sent, noise, block, dtype)
             fine = (energies <= floor * floor) & np.isfinite(energies)
-        return both[:length], np.flatnonzero(~fine)
+        return gradient, np.flatnonzero(~fine)
 
     # Second look -----------------------------------------------------------------------------------------------------
 
@@ -344,31 +350,47 @@ def _rounding(sent: np.dtype[Any]) -> tuple[float, float]:
     return float(info.eps) / 2, float(info.smallest_subnormal)
 
 
+def _in_turns(stacked: Matrix, messages: list[Array], length: int, m: int) -> tuple[Array, Matrix]:
+    """One group's gradient, and the sum of squares of its syndromes in each block of columns."""
+    gradient = np.empty(length, messages[0].dtype)
+    block = len(messages[0])
+    scratch = np.empty((len(stacked) - m, min(CHUNK, block)), gradient.dtype)
+    pieces = segments(length, m)
+    found = []
+    for start in range(0, block, CHUNK):
+        end = min(start + CHUNK, block)
+        syndromes = scratch[:, : end - start]
+        for columns, present in pieces:  # the last of the gradient's blocks may be short
+            first, last = max(start, columns.start), min(end, columns.stop)
+            if first < last:
+                outputs = [gradient[u * block + first : u * block + last] for u in range(present)]
+                outputs += list(syndromes[:, first - start : last - start])
+                weights = stacked if present == m else np.delete(stacked, range(present, m), axis=0)
+                kernels.lincomb(weights, [message[first:last] for message in messages], outputs)
+        found.append(_energies(syndromes))
+    return gradient, np.concatenate(found)
+
+
 def _energies(syndromes: Array) -> Matrix:
     """The sum of squares of each block of columns."""
-    full = syndromes.shape[1] // BLOCK
-    parts = syndromes[:, : full * BLOCK].reshape(len(syndromes), full, 1, BLOCK)
-    found = [np.matmul(parts, parts.swapaxes(2, 3)).reshape(len(syndromes), full).sum(axis=0, dtype=np.float64)]
-    rest = syndromes[:, full * BLOCK :]
-    if rest.shape[1]:
-        found.append(np.array([sum(float(np.dot(row, row)) for row in rest)]))
-    return np.concatenate(found)
+    found = np.zeros(-(-syndromes.shape[1] // BLOCK))
+    for row in syndromes:
+        for number in range(len(found)):
+            part = row[number * BLOCK : (number + 1) * BLOCK]
+            found[number] += np.dot(part, part)
+    return found
 
 
 def _floors(groups: list[_Group], sent: list[list[Array]], noise: Noise, block: int, dtype: np.dtype[Any]) -> Any:
     """For each block of columns the sum of the groups' floors, from a sample: never above the true one."""
     total: Any = sum(group.absolute for group in groups)
-    full, rest = divmod(block, BLOCK)
+    step = BLOCK // SAMPLE
+    firsts = np.arange(0, -(-block // step), SAMPLE)
     for group, messages in zip(groups, sent, strict=True):
         if group.relative == 0:
             continue
-        sample = np.zeros((len(messages), full + (rest > 0), SAMPLE), dtype)
-        for rows, message in zip(sample, messages, strict=True):
-            if full:
-                rows[:full] = message[: full * BLOCK].reshape(full, BLOCK)[:, :SAMPLE]
-            if rest:
-                rows[full, : min(rest, SAMPLE)] = message[full * BLOCK :][:SAMPLE]
-        largest = np.abs(sample, out=sample).max(axis=0).max(axis=1).astype(np.float64)
+        sample = np.abs(np.array([message[::step] for message in messages], dtype)).max(axis=0)
+        largest = np.maximum.reduceat(sample, firsts).astype(np.float64)
         least = max(float(largest.max()) / DYNAMIC_RANGE, noise.magnitude)
         total = total + group.relative * np.maximum(largest, least)
     return total

@@ -1,7 +1,7 @@
 """What checking messages costs a decoding: ``python -m bench.verification``.
 
-``decode(..., verify=True)`` against ``decode`` of the same messages, in turns, for one and for several survivors to spare
-in each group. Writes JSON and a table.
+``decode(..., verify=True)`` against ``decode`` of the same messages, in turns, for one and for several survivors of each
+group to spare. Writes JSON and a table.
 """
 
 from __future__ import annotations

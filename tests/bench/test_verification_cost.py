@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import verification
+from bench import verification_cost
 
 
 def test_a_short_measurement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "CASES", ((8, 4, 2, 1),))
-    assert verification.main(["--lengths", "5000", "--seconds", "0.01", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(verification_cost, "CASES", ((8, 4, 2, 1),))
+    assert verification_cost.main(["--lengths", "5000", "--seconds", "0.01", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert {"cpu", "commit", "date"} <= set(results["header"])
     first = results["cells"][0]
@@ -28,4 +28,4 @@ def test_a_short_measurement(
 def test_nonsense_is_refused() -> None:
     for words in (["--lengths", "0"], ["--seconds", "0"]):
         with pytest.raises(SystemExit):
-            verification.main(words)
+            verification_cost.main(words)

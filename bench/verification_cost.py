@@ -1,6 +1,6 @@
-"""What checking messages costs a decoding: ``python -m bench.verification``.
+"""What checking messages costs a decoding: ``python -m bench.verification_cost``.
 
-``decode(..., verify=True)`` against ``decode`` of the same messages, in turns, for one and for several survivors of each
+``decode(..., verify=True)`` against ``decode`` of the same messages, in turns, for one and for several survivors of a
 group to spare. Writes JSON and a table.
 """
 
@@ -85,7 +85,7 @@ def markdown(header: dict[str, Any], cells: Sequence[dict[str, Any]]) -> str:
 
 def main(command: Sequence[str] | None = None) -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(prog="python -m bench.verification", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.verification_cost", description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[10**6, 10**7], help="(default: 10⁶ and 10⁷)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a cell (default: 0.5)")
     parser.add_argument("--out", type=Path, default=Path("bench/results/verification"), metavar="DIR")

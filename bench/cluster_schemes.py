@@ -26,6 +26,7 @@ from mpi_runner import delays, launch
 from mpi_runner.cluster import commands, links, profiles
 from mpi_runner.cluster.hosts import Cluster
 from mpi_runner.config import UsageError
+from mpi_runner.intervals import BLOCK
 
 WORKERS = 12
 SCHEMES: dict[str, list[str]] = {
@@ -137,8 +138,8 @@ def main(command: Sequence[str] | None = None) -> int:
     parser.add_argument("options", nargs=argparse.REMAINDER, help="-- then more options for every run")
     options = parser.parse_args(command)
     words = options.options[1:] if options.options[:1] == ["--"] else options.options
-    if options.repeats < 1 or options.iterations < cluster_report.BLOCK:
-        parser.error(f"at least 1 repeat and {cluster_report.BLOCK} iterations are needed")
+    if options.repeats < 1 or options.iterations < BLOCK:
+        parser.error(f"at least 1 repeat and {BLOCK} iterations are needed")
     header = environment.machine() | {
         "repeats": options.repeats,
         "iterations": options.iterations,

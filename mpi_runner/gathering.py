@@ -76,7 +76,7 @@ class Gathering:
         self._magnitude = 0.0  # of the messages of earlier iterations
         self._count: float | None = None
         self.contradiction: CorruptMessageError | None = None
-        """Why the gradient could not be taken from the messages that are there."""
+        """Between the messages that are there, where there is one."""
         self.begin(None)
 
     def begin(self, prescribed: frozenset[int] | None) -> None:
@@ -109,7 +109,8 @@ class Gathering:
     def suffices(self, workers: Collection[int]) -> bool:
         """Whether an iteration can be completed with these workers, if they all answer."""
         if self._prescribed is not None:
-            return self._prescribed <= set(workers)
+            known = self._may_estimate or self._scheme.is_decodable(self._prescribed)
+            return known and self._prescribed <= set(workers)
         if not workers or len(self.survivors) == self._doubted == len(set(workers)):
             return False
         if self._deadline is not None and self._may_estimate:
@@ -137,8 +138,17 @@ class Gathering:
 
     @property
     def _may_estimate(self) -> bool:
-        # An estimated number of examples is of no use; it is the same in every iteration.
+        # An estimated number of examples is of no use. It is the same in every iteration, and an exact one tells it.
         return not self._scheme.exact or self._count is not None
+
+    @property
+    def obstacle(self) -> str | None:
+        """What stands against taking a gradient, other than that workers are missing."""
+        if self.contradiction is not None:
+            return str(self.contradiction)
+        if self._prescribed is not None and not self._may_estimate:
+            return f"workers {sorted(self._prescribed)} give an estimate, and the number of examples is not known yet"
+        return None
 
     def _has_spares(self, left: Collection[int]) -> bool:
         """Whether every group that can have a worker to spare has one."""

@@ -102,6 +102,7 @@ class Master:
         self._seconds = array("d")
         self._prescribed: frozenset[int] | None = None
         self._loss = float("nan")
+        self._estimates = 0  # iterations done here with an approximate gradient
         self.iterations = 0
         """Done so far."""
         self._epoch = time.perf_counter()
@@ -171,6 +172,7 @@ class Master:
         """The run's figures up to now."""
         return {
             "iterations": self.iterations,
+            "approximate_iterations": self._estimates,
             "final_loss": self._loss,
             "total_seconds": self.elapsed,
             "bytes_received": self._peers.bytes_received,
@@ -214,7 +216,7 @@ class Master:
         self._overflowed.clear()
         received_before, sent_before = self._peers.bytes_received, self._peers.bytes_sent
         start = time.perf_counter()
-        if self.lost_workers:
+        if self.lost_workers or self._prescribed is not None:
             self._check_decodable(iteration)
         self._peers.offer(iteration, self._optimizer.parameters)
         self._sending, self._receiving = time.perf_counter() - start, 0.0
@@ -225,6 +227,7 @@ class Master:
         square = float(np.einsum("i,i->", parameters, parameters, dtype=np.float64))
         loss = taken.loss / taken.examples + 0.5 * self._l2 * square if self._with_loss else float("nan")
         self._loss = loss
+        self._estimates += taken.error > 0
         self._optimizer.update(mean_gradient(taken.gradient, taken.examples, self._l2, parameters))
         end = time.perf_counter()
         for worker in taken.corrupt:
@@ -343,7 +346,7 @@ class Master:
         """Raise CannotDecode where the messages that are there or may still come are not enough for this iteration."""
         if self._gathering.suffices(self._left()):
             return
-        said = [str(self._gathering.contradiction)] if self._gathering.contradiction else []
+        said = [self._gathering.obstacle] if self._gathering.obstacle else []
         if self.lost_workers:
             said.append(f"workers {_names(self.lost_workers)} are lost")
         if self._overflowed:

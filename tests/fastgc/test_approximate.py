@@ -38,7 +38,7 @@ def least_error(rows: Array, target: Array) -> float:
     return float(np.linalg.norm(weights @ rows - target, 2))
 
 
-def survivors_of(scheme: GradientCode, most: int = 60) -> list[tuple[int, ...]]:
+def survivors_of(scheme: GradientCode, most: int = 30) -> list[tuple[int, ...]]:
     sets = list(subsets(scheme.workers))
     chosen = np.random.default_rng(SEED).permutation(len(sets))[:most]
     return [(), *(sets[i] for i in sorted(chosen))]

@@ -105,8 +105,8 @@ def _simulate(records: RunRecords, config: TrainConfig, scheme: GradientCode, lo
                 "iteration": iteration + 1, "start": start, "seconds": spent, "send": 0.001, "receive": 0.0008,
                 "wait": spent - 0.0024, "decode": 0.0004, "update": 0.0002,
                 "loss": 0.4 + 0.3 / (1 + 0.05 * iteration) + 0.0005 * rng.standard_normal(),
-                "survivors": " ".join(map(str, sorted(survivors))), "bytes_received": received,
-                "bytes_sent": BYTES * workers,
+                "survivors": " ".join(map(str, sorted(survivors))), "approximate": 0, "approximation_error": 0.0,
+                "bytes_received": received, "bytes_sent": BYTES * workers,
                 "score": 0.77 - 0.2 / (1 + 0.05 * iteration) if (iteration + 1) % 100 == 0 else "",
             }
         )  # fmt: skip

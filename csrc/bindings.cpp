@@ -85,7 +85,7 @@ enum class Access { read, write };
 template <class T>
 class Few {
   public:
-    Few() = default;
+    Few() {}  // not defaulted, which would have `Few{}` fill the room with zeros
     Few(Few&& other) : more_(std::move(other.more_)), size_(other.size_), room_(other.room_) {
         std::copy(other.first_, other.first_ + kRoom, first_);
     }
@@ -260,25 +260,57 @@ class Overlap {
     std::vector<char*> sorted_;
 };
 
-using Matrix = py::array_t<double, py::array::c_style>;
+// A matrix of doubles, row by row: the caller's memory if it is like that, else a copy.
+class Matrix {
+  public:
+    Matrix(py::handle object, const Name& name) {
+        if (!py::isinstance<py::array>(object) || !read(object)) {
+            const py::array array = py::array::ensure(object);
+            if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
+                type_error(name + ": expected real numbers, got " +
+                           (array ? "dtype " + text(array.dtype()) : type_name(object)));
+            if (array.ndim() != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(array));
+            read(py::object(array.attr("astype")("float64")).attr("copy")("C"));
+        }
+    }
+    Index rows() const { return rows_; }
+    Index columns() const { return columns_; }
+    Index size() const { return rows_ * columns_; }
+    const double* data() const { return owner_ ? reinterpret_cast<const double*>(proxy(owner_).data) : copy_.begin(); }
+    std::string shape() const { return "(" + std::to_string(rows_) + ", " + std::to_string(columns_) + ")"; }
 
-Matrix matrix_view(py::handle object, const Name& name) {
-    using Api = py::detail::npy_api;
-    constexpr int plain = Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_ALIGNED_;
-    if (py::isinstance<py::array>(object) && proxy(object).nd == 2 && (proxy(object).flags & plain) == plain &&
-        py::isinstance<Matrix>(object))
-        return py::reinterpret_borrow<Matrix>(object);
-    py::array array = py::array::ensure(object);
-    if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
-        type_error(name + ": expected real numbers, got " +
-                   (array ? "dtype " + text(array.dtype()) : type_name(object)));
-    if (array.ndim() != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(array));
-    return Matrix(py::object(array.attr("astype")("float64")).attr("copy")("C"));
-}
+  private:
+    // Whether it was one of the common arrays, float32 or float64: going through NumPy takes microseconds.
+    bool read(py::handle array) {
+        using Api = py::detail::npy_api;
+        constexpr int float32 = 11, float64 = 12;  // NPY_FLOAT, NPY_DOUBLE
+        const auto& view = proxy(array);
+        const auto& type = *py::detail::array_descriptor_proxy(view.descr);
+        if (view.nd != 2 || (type.type_num != float32 && type.type_num != float64) || type.byteorder != '=' ||
+            (view.flags & Api::NPY_ARRAY_ALIGNED_) == 0)
+            return false;
+        rows_ = view.dimensions[0];
+        columns_ = view.dimensions[1];
+        if (type.type_num == float64 && (view.flags & Api::NPY_ARRAY_C_CONTIGUOUS_) != 0) {
+            owner_ = py::reinterpret_borrow<py::object>(array);
+            return true;
+        }
+        for (Index i = 0; i < rows_; ++i)
+            for (Index j = 0; j < columns_; ++j) {
+                const char* const at = view.data + i * view.strides[0] + j * view.strides[1];
+                copy_.append(type.type_num == float64 ? *reinterpret_cast<const double*>(at)
+                                                      : static_cast<double>(*reinterpret_cast<const float*>(at)));
+            }
+        return true;
+    }
+    py::object owner_;
+    Few<double> copy_;
+    Index rows_ = 0, columns_ = 0;
+};
 
 Matrix coefficients_view(py::handle object, const Name& name, Element element) {
-    Matrix matrix = matrix_view(object, name);
-    if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + shape_of(matrix));
+    Matrix matrix(object, name);
+    if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + matrix.shape());
     const double most =
         element == Element::f64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
     const double* const value = matrix.data();
@@ -288,7 +320,7 @@ Matrix coefficients_view(py::handle object, const Name& name, Element element) {
     if (beyond > 0) {
         const Index i = std::find_if(value, value + size, [=](double x) { return !(std::fabs(x) <= most); }) - value;
         value_error(name +
-                    ("[" + std::to_string(i / matrix.shape(1)) + ", " + std::to_string(i % matrix.shape(1)) +
+                    ("[" + std::to_string(i / matrix.columns()) + ", " + std::to_string(i % matrix.columns()) +
                      "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +
                      ", got " + text(py::float_(value[i]))));
     }
@@ -345,22 +377,22 @@ py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, b
                    py::handle isa) {
     const Rows in = rows_view(inputs, "inputs", Access::read);
     const Matrix c = coefficients_view(coefficients, "coefficients", in.element);
-    if (c.shape(1) != in.count())
+    if (c.columns() != in.count())
         value_error("coefficients: expected " + std::to_string(in.count()) +
-                    " columns, one for each input, got shape " + shape_of(c));
+                    " columns, one for each input, got shape " + c.shape());
     const fastgc::Options how = options(threads, isa);
     if (out.is_none()) {
         if (accumulate) value_error("out: must be given to accumulate into");
-        out = py::array(py::reinterpret_borrow<py::dtype>(in.type), std::vector<Index>{c.shape(0), in.length});
+        out = py::array(py::reinterpret_borrow<py::dtype>(in.type), std::vector<Index>{c.rows(), in.length});
     }
     const Rows result = rows_view(out, "out", Access::write);
     require_output(result, in.element, "inputs");
-    require_shape(result, c.shape(0), in.length);
+    require_shape(result, c.rows(), in.length);
     Overlap(result).check(in);
     with_types(in.element, result.element, in.total() + result.total(), [&](auto* from, auto* to) {
         using In = std::remove_pointer_t<decltype(from)>;
         using Out = std::remove_pointer_t<decltype(to)>;
-        fastgc::lincomb<In, Out>(c.data(), c.shape(0), c.shape(1), in.as<In>(), result.as<Out>(), in.length, accumulate,
+        fastgc::lincomb<In, Out>(c.data(), c.rows(), c.columns(), in.as<In>(), result.as<Out>(), in.length, accumulate,
                                  how);
     });
     return out;
@@ -370,10 +402,10 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
                   py::handle isa) {
     const Rows in = rows_view(gradients, "gradients", Access::read);
     const Matrix c = coefficients_view(coefficients, "coefficients", in.element);
-    if (c.shape(0) != in.count())
+    if (c.rows() != in.count())
         value_error("coefficients: expected " + std::to_string(in.count()) +
-                    " rows, one for each gradient, got shape " + shape_of(c));
-    const Index length = fastgc::block_length(in.length, c.shape(1));
+                    " rows, one for each gradient, got shape " + c.shape());
+    const Index length = fastgc::block_length(in.length, c.columns());
     const fastgc::Options how = options(threads, isa);
     if (out.is_none()) {
         if (accumulate) value_error("out: must be given to accumulate into");
@@ -386,7 +418,7 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
     with_types(in.element, result.element, in.total() + result.total(), [&](auto* from, auto* to) {
         using In = std::remove_pointer_t<decltype(from)>;
         using Out = std::remove_pointer_t<decltype(to)>;
-        fastgc::encode<In, Out>(c.data(), c.shape(0), c.shape(1), in.as<In>(), in.length, result.as<Out>()[0],
+        fastgc::encode<In, Out>(c.data(), c.rows(), c.columns(), in.as<In>(), in.length, result.as<Out>()[0],
                                 accumulate, how);
     });
     return out;
@@ -408,10 +440,10 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
         rows.push_back(rows_view(message_items[g], {"messages", number}, Access::read));
         require_element(rows[g], rows[0].element, "messages[0]");
         matrices.push_back(coefficients_view(weight_items[g], {"weights", number}, rows[g].element));
-        if (matrices[g].shape(0) != matrices[0].shape(0) || matrices[g].shape(1) != rows[g].count())
-            value_error(Name("weights", number) + ": expected shape (" + std::to_string(matrices[0].shape(0)) + ", " +
-                        std::to_string(rows[g].count()) + "), got " + shape_of(matrices[g]));
-        require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].shape(0)));
+        if (matrices[g].rows() != matrices[0].rows() || matrices[g].columns() != rows[g].count())
+            value_error(Name("weights", number) + ": expected shape (" + std::to_string(matrices[0].rows()) + ", " +
+                        std::to_string(rows[g].count()) + "), got " + matrices[g].shape());
+        require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].rows()));
     }
     const fastgc::Options how = options(threads, isa);
     if (out.is_none()) out = py::array(py::reinterpret_borrow<py::dtype>(rows[0].type), std::vector<Index>{total});
@@ -426,7 +458,7 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
         std::vector<fastgc::Received<In>> groups;
         for (std::size_t g = 0; g < rows.size(); ++g)
             groups.push_back({matrices[g].data(), rows[g].as<In>(), rows[g].count()});
-        fastgc::decode<In, Out>(groups.data(), static_cast<Index>(groups.size()), matrices[0].shape(0), total,
+        fastgc::decode<In, Out>(groups.data(), static_cast<Index>(groups.size()), matrices[0].rows(), total,
                                 result.as<Out>()[0], how);
     });
     return out;
@@ -517,7 +549,7 @@ Patterns patterns_view(py::handle object, Index n, Index k, bool square) {
 }
 
 Matrix finite_matrix(py::handle object, const Name& name) {
-    Matrix matrix = matrix_view(object, name);
+    Matrix matrix(object, name);
     const double* const value = matrix.data();
     const Index size = matrix.size();
     // Zero times a number is NaN where that is not finite; four sums, as one alone waits for itself.
@@ -527,7 +559,7 @@ Matrix finite_matrix(py::handle object, const Name& name) {
     for (Index i = size / 4 * 4; i < size; ++i) sums[0] += 0.0 * value[i];
     if (std::isnan((sums[0] + sums[1]) + (sums[2] + sums[3]))) {
         const Index i = std::find_if(value, value + size, [](double x) { return !std::isfinite(x); }) - value;
-        value_error(name + ("[" + std::to_string(i / matrix.shape(1)) + ", " + std::to_string(i % matrix.shape(1)) +
+        value_error(name + ("[" + std::to_string(i / matrix.columns()) + ", " + std::to_string(i % matrix.columns()) +
                             "]: expected a finite number, got " + text(py::float_(value[i]))));
     }
     return matrix;
@@ -535,8 +567,8 @@ Matrix finite_matrix(py::handle object, const Name& name) {
 
 Matrix generator_view(py::handle object) {
     Matrix generator = finite_matrix(object, "generator");
-    if (generator.shape(1) < 1 || generator.shape(1) > generator.shape(0))
-        value_error("generator: expected shape (n, k) with 0 < k <= n, got " + shape_of(generator));
+    if (generator.columns() < 1 || generator.columns() > generator.rows())
+        value_error("generator: expected shape (n, k) with 0 < k <= n, got " + generator.shape());
     return generator;
 }
 
@@ -560,8 +592,8 @@ py::tuple weights_of(const Patterns& patterns, Index rows, const Body& body) {
 
 py::tuple decoding_weights(py::handle generator, py::handle patterns, py::handle threads, py::handle isa) {
     const Matrix matrix = generator_view(generator);
-    const Index k = matrix.shape(1);
-    const Patterns chosen = patterns_view(patterns, matrix.shape(0), k, true);
+    const Index k = matrix.columns();
+    const Patterns chosen = patterns_view(patterns, matrix.rows(), k, true);
     const fastgc::Options how = options(threads, isa);
     return weights_of(chosen, k, [&](double* weights, unsigned char* suspicious) {
         fastgc::decoding_weights(matrix.data(), k, chosen.array.data(), chosen.batch(), weights, suspicious, how);
@@ -571,15 +603,15 @@ py::tuple decoding_weights(py::handle generator, py::handle patterns, py::handle
 py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::handle target, py::handle threads,
                              py::handle isa) {
     const Matrix matrix = generator_view(generator);
-    const Index k = matrix.shape(1);
-    const Patterns chosen = patterns_view(patterns, matrix.shape(0), k, false);
+    const Index k = matrix.columns();
+    const Patterns chosen = patterns_view(patterns, matrix.rows(), k, false);
     const Matrix wanted = finite_matrix(target, "target");
-    if (wanted.shape(0) < 1 || wanted.shape(1) != k)
-        value_error("target: expected shape (m, " + std::to_string(k) + "), got " + shape_of(wanted));
+    if (wanted.rows() < 1 || wanted.columns() != k)
+        value_error("target: expected shape (m, " + std::to_string(k) + "), got " + wanted.shape());
     const fastgc::Options how = options(threads, isa);
-    return weights_of(chosen, wanted.shape(0), [&](double* weights, unsigned char* suspicious) {
+    return weights_of(chosen, wanted.rows(), [&](double* weights, unsigned char* suspicious) {
         fastgc::least_norm_weights(matrix.data(), k, chosen.array.data(), chosen.batch(), chosen.width(), wanted.data(),
-                                   wanted.shape(0), weights, suspicious, how);
+                                   wanted.rows(), weights, suspicious, how);
     });
 }
 

@@ -43,17 +43,14 @@ class Contestant:
 # fastgc ---------------------------------------------------------------------------------------------------------------
 
 
-def _fastgc(problem: Problem, backend: str | None = None) -> Call:
-    case = problem.case
-    return partial(
-        kernels.lincomb,
-        problem.coefficients,
-        problem.inputs,
-        problem.outputs,
-        accumulate=case.accumulate,
-        threads=case.threads,
-        **({} if backend == kernels.backends()[0] else {"backend": backend}),  # as people call it: a name takes longer
-    )
+def _fastgc(problem: Problem, backend: str = "") -> Call:
+    """As people call it: what is not chosen is not named. The number of threads is bounded for all libraries at once."""
+    chosen: dict[str, Any] = {}
+    if problem.case.accumulate:
+        chosen["accumulate"] = True
+    if backend:
+        chosen["backend"] = backend
+    return partial(kernels.lincomb, problem.coefficients, problem.inputs, problem.outputs, **chosen)
 
 
 def _fastgc_isa(problem: Problem, isa: str) -> Call:

@@ -90,13 +90,13 @@ class Few {
         std::copy(other.first_, other.first_ + kRoom, first_);
     }
     void append(T item) {
-        if (size_ == room_) {
-            std::unique_ptr<T[]> wider(new T[static_cast<std::size_t>(2 * room_)]);
-            std::copy(begin(), end(), wider.get());
-            more_ = std::move(wider);
-            room_ *= 2;
-        }
+        if (size_ == room_) reserve(2 * room_);
         begin()[size_++] = item;
+    }
+    // As many items, of which those beyond the ones there are to be filled in.
+    void resize(Index size) {
+        if (size > room_) reserve(size);
+        size_ = size;
     }
     T* begin() { return more_ ? more_.get() : first_; }
     T* end() { return begin() + size_; }
@@ -107,6 +107,12 @@ class Few {
 
   private:
     static constexpr Index kRoom = 32;
+    void reserve(Index room) {
+        std::unique_ptr<T[]> wider(new T[static_cast<std::size_t>(room)]);
+        std::copy(begin(), end(), wider.get());
+        more_ = std::move(wider);
+        room_ = room;
+    }
     T first_[kRoom];
     std::unique_ptr<T[]> more_;
     Index size_ = 0, room_ = kRoom;
@@ -118,10 +124,11 @@ struct Rows {
     Name name;
     Element element = Element::f32;
     Index length = 0;
-    Few<char*> data{};
-    std::vector<py::object> owners{};
-    py::handle type{};
+    Few<char*> data;
+    std::vector<py::object> owners;
+    py::handle type;
 
+    explicit Rows(const Name& argument) : name(argument) {}
     Index count() const { return data.size(); }
     std::size_t bytes() const { return static_cast<std::size_t>(length) * size_of(element); }
     std::size_t total() const { return bytes() * static_cast<std::size_t>(count()); }
@@ -295,13 +302,20 @@ class Matrix {
             owner_ = py::reinterpret_borrow<py::object>(array);
             return true;
         }
-        for (Index i = 0; i < rows_; ++i)
-            for (Index j = 0; j < columns_; ++j) {
-                const char* const at = view.data + i * view.strides[0] + j * view.strides[1];
-                copy_.append(type.type_num == float64 ? *reinterpret_cast<const double*>(at)
-                                                      : static_cast<double>(*reinterpret_cast<const float*>(at)));
-            }
+        copy_.resize(size());
+        if (type.type_num == float64)
+            copy_from<double>(view);
+        else
+            copy_from<float>(view);
         return true;
+    }
+    template <class T>
+    void copy_from(const py::detail::PyArray_Proxy& view) {
+        double* to = copy_.begin();
+        for (Index i = 0; i < rows_; ++i)
+            for (Index j = 0; j < columns_; ++j)
+                *to++ = static_cast<double>(
+                    *reinterpret_cast<const T*>(view.data + i * view.strides[0] + j * view.strides[1]));
     }
     py::object owner_;
     Few<double> copy_;

@@ -25,7 +25,8 @@ constexpr Index kStreams = 8;
 constexpr Index kResting = 128 * 1024;
 constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
 // More rows are several blocks on chunks of up to 64 inputs that take 16 KiB, and memory is asked for 2 KiB ahead (P =
-// Q = 32: 42 and 63 GFLOP/s without and with). Packing the inputs of a chunk gains where many rows use them (P = Q =
+// Q = 32: 42 and 63 GFLOP/s without and with), but not the last cache: there asking costs more than waiting (P = Q = 16
+// at 10^4: 51 and 56 GFLOP/s with and without). Packing the inputs of a chunk gains where many rows use them (P = Q =
 // 64: 77 and 82 GFLOP/s) and loses with few (P = Q = 16: 74 and 67); half types are converted by it, once for all rows.
 constexpr Index kPanel = 16 * 1024;
 constexpr Index kPanelInputs = 64;
@@ -103,7 +104,7 @@ class Plan {
         const bool past = written > kLastCache || moved > 1.5 * kLastCache;
         if (rows > kMaxBlockRows) {
             shape.pass = std::min(inputs, kPanelInputs);
-            shape.ahead = kAhead / static_cast<Index>(sizeof(In));
+            shape.ahead = moved > kLastCache / 4 ? kAhead / static_cast<Index>(sizeof(In)) : 0;
             shape.columns = fit(kPanel, shape.pass);
             packs = rows >= (sizeof(In) < sizeof(T) ? kPackRowsHalf : kPackRows);
             shape.past_caches = levels == 0 && past && inputs == shape.pass;

@@ -22,14 +22,23 @@ struct Rows {
     Rows from(Index r) const { return {start + r, origin}; }
 };
 
-// Vectors a row of a tile: sums, as many inputs and a coefficient fill the registers. At most 4: beyond that a tile
-// gains nothing where memory is the limit, and short rows become all remainder. A power of two, so that it divides a
-// strip.
+// Vectors a row of a tile. Its sums stay in registers, and beside them either a vector of every row of the inputs and one
+// coefficient, or every row's coefficient and one input. At most 4: beyond that a tile gains nothing where memory is the
+// limit, and short rows become all remainder.
+constexpr bool inputs_stay(int rows, int vectors) { return rows * vectors + vectors + 1 <= kRegisters; }
+constexpr bool coefficients_stay(int rows, int vectors) { return rows * vectors + rows + 1 <= kRegisters; }
 constexpr int vectors(int rows) {
-    const int fit = (kRegisters - 1) / (rows + 1);
-    return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+    int most = 4;
+    while (most > 1 && !inputs_stay(rows, most) && !coefficients_stay(rows, most)) --most;
+    return most;
 }
-constexpr int kPanelVectors = vectors(kMaxBlockRows);
+// A power of two, which divides a strip, and fills lines of cache.
+constexpr int even_vectors(int rows) {
+    int most = 4;
+    while (most > 1 && !inputs_stay(rows, most)) most /= 2;
+    return most;
+}
+constexpr int kPanelVectors = even_vectors(kMaxBlockRows);
 template <class T>
 constexpr Index kPanelWidth = kPanelVectors * Vec<T>::lanes;
 
@@ -93,10 +102,21 @@ FASTGC_INLINE void tile(Index count, const T* coefficients, const Inputs& inputs
         q = 1;
     }
     for (; q < count; ++q) {
-        load(Inputs::row(inputs, q), input);
-        for (int r = 0; r < R; ++r) {
-            const W c = W::set1(coefficients[q * R + r]);
-            for (int v = 0; v < V; ++v) sum[r][v] = W::fma(c, input[v], sum[r][v]);
+        if constexpr (inputs_stay(R, V)) {
+            load(Inputs::row(inputs, q), input);
+            for (int r = 0; r < R; ++r) {
+                const W c = W::set1(coefficients[q * R + r]);
+                for (int v = 0; v < V; ++v) sum[r][v] = W::fma(c, input[v], sum[r][v]);
+            }
+        } else {
+            static_assert(!paired && coefficients_stay(R, V));
+            W c[R];
+            for (int r = 0; r < R; ++r) c[r] = W::set1(coefficients[q * R + r]);
+            const auto* const row = Inputs::row(inputs, q);
+            for (int v = 0; v < V; ++v) {
+                const W one = W::load(row + v * W::lanes);
+                for (int r = 0; r < R; ++r) sum[r][v] = W::fma(c[r], one, sum[r][v]);
+            }
         }
     }
     for (int r = 0; r < R; ++r) {
@@ -156,8 +176,11 @@ template <class Out, int R, Mode mode, class T, class Inputs>
 void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, const Fetch& fetch, bool past_caches,
              Index begin, Index end) {  // by value: a store through a vector type could change what a reference names
     using W = Vec<T>;
-    constexpr int V = kInPanel<Inputs> ? kPanelVectors : vectors(R);
-    constexpr Index width = V * W::lanes;
+    // Half types are loaded in pairs of vectors.
+    constexpr bool halves = sizeof(typename Inputs::Element) < sizeof(T) || sizeof(Out) < sizeof(T);
+    constexpr int E = kInPanel<Inputs> ? kPanelVectors : even_vectors(R);
+    constexpr int V = kInPanel<Inputs> || halves ? E : vectors(R);
+    constexpr Index even_width = E * W::lanes, width = V * W::lanes;
     const auto tiles = [&](auto vectors, auto reach, Index x, Index n) {
         const Inputs here = Inputs::at(inputs, blocks.count, x);
         const T* coefficients = blocks.coefficients;
@@ -170,15 +193,16 @@ void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, con
         }
     };
     constexpr Constant<int, V> all{};
+    constexpr Constant<int, E> even{};
     constexpr Constant<int, 1> narrow{};
     constexpr Constant<Reach, Reach::whole> whole{};
     Index x = begin;
     // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
-    if constexpr (mode == Mode::store && width * sizeof(Out) % kLine == 0) {
+    if constexpr (mode == Mode::store && even_width * sizeof(Out) % kLine == 0) {
         if (past_caches && before_line(R * blocks.number, outputs, x) == 0)
-            for (; x + width <= end; x += width) {
-                Fetch::run(fetch, x, width);
-                tiles(all, Constant<Reach, Reach::past_caches>{}, x, 0);
+            for (; x + even_width <= end; x += even_width) {
+                Fetch::run(fetch, x, even_width);
+                tiles(even, Constant<Reach, Reach::past_caches>{}, x, 0);
             }
     }
     if (Fetch::wanted(fetch))
@@ -187,6 +211,8 @@ void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, con
             tiles(all, whole, x, 0);
         }
     for (; x + width <= end; x += width) tiles(all, whole, x, 0);
+    if constexpr (V != E)
+        for (; x + even_width <= end; x += even_width) tiles(even, whole, x, 0);
     for (; x + W::lanes <= end; x += W::lanes) tiles(narrow, whole, x, 0);
     if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, x, end - x);
 }

@@ -22,9 +22,9 @@ struct Rows {
     Rows from(Index r) const { return {start + r, origin}; }
 };
 
-// Vectors a row of a tile. Its sums stay in registers, and beside them either a vector of every row of the inputs and one
-// coefficient, or every row's coefficient and one input. At most 4: beyond that a tile gains nothing where memory is the
-// limit, and short rows become all remainder.
+// Vectors a row of a tile. Its sums stay in registers, and beside them either a vector of every row of the inputs and
+// one coefficient, or every row's coefficient and one input. At most 4: beyond that a tile gains nothing where memory
+// is the limit, and short rows become all remainder.
 constexpr bool inputs_stay(int rows, int vectors) { return rows * vectors + vectors + 1 <= kRegisters; }
 constexpr bool coefficients_stay(int rows, int vectors) { return rows * vectors + rows + 1 <= kRegisters; }
 constexpr int vectors(int rows) {

@@ -32,6 +32,12 @@ constexpr Index kPanel = 16 * 1024;
 constexpr Index kPanelInputs = 64;
 constexpr Index kPackRows = 48, kPackRowsHalf = 24;
 constexpr Index kAhead = 2 * 1024;
+// From memory, a chunk with so few columns of so many rows is badly read. Up to 16 rows are made of passes over 8
+// inputs, as few rows are (P, Q = 8, 64 at 10^6: 24 and 45 GFLOP/s; not 16 x 16: 49 and 41); more rows of a packed
+// chunk that takes 128 KiB (P, Q = 32, 64: 39 and 63), unless results pass the caches as they are made of few inputs
+// (32 x 16: 61 and 52).
+constexpr Index kPassRows = 16, kPackedStreams = 16;
+constexpr Index kMemoryPanel = 128 * 1024;
 // Results pass the caches, where one pass over the inputs makes whole lines (1 x 1: 21 to 30 GB/s), if they are larger
 // than the last one, or all that moves is half as large again (8 x 8 at 10^6: 24 to 29); smaller ones are left there
 // for the caller. Gathering lines in cache first gains nothing.
@@ -103,11 +109,20 @@ class Plan {
         bool packs = false;
         const bool past = written > kLastCache || moved > 1.5 * kLastCache;
         if (rows > kMaxBlockRows) {
-            shape.pass = std::min(inputs, kPanelInputs);
-            shape.ahead = moved > kLastCache / 4 ? kAhead / static_cast<Index>(sizeof(In)) : 0;
-            shape.columns = fit(kPanel, shape.pass);
-            packs = rows >= (sizeof(In) < sizeof(T) ? kPackRowsHalf : kPackRows);
-            shape.past_caches = levels == 0 && past && inputs == shape.pass;
+            constexpr bool halves = sizeof(In) < sizeof(T) || !in_place<In, Out>;
+            const bool from_memory = moved > kLastCache / 4;
+            const Index few = rows > 12 ? 2 * kStreams : kStreams;
+            if (!halves && from_memory && rows <= kPassRows && inputs > few) {
+                shape.columns = fit(kResting, rows * (1 + levels));
+            } else {
+                shape.pass = std::min(inputs, kPanelInputs);
+                shape.ahead = from_memory ? kAhead / static_cast<Index>(sizeof(In)) : 0;
+                shape.past_caches = levels == 0 && past && inputs == shape.pass;
+                const bool badly_read =
+                    !halves && from_memory && rows > kPassRows && !(shape.past_caches && inputs <= kPackedStreams);
+                packs = badly_read || rows >= (halves ? kPackRowsHalf : kPackRows);
+                shape.columns = fit(packs && from_memory && !halves ? kMemoryPanel : kPanel, shape.pass);
+            }
         } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {

@@ -75,7 +75,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
         os.fsync(file.fileno())
     partial.replace(target)
     _sync_folder(target.parent)
-    for old in _newest_first(folder)[KEPT:]:
+    for old in written(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return target
 
@@ -112,6 +112,16 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"it is damaged or no checkpoint ({reason})") from None
 
 
+def written(folder: Path) -> list[Path]:
+    """The checkpoints of a run directory, usable or not, the newest first."""
+    return sorted((folder / FOLDER).glob(_PATTERN), reverse=True)
+
+
+def iteration_of(path: Path) -> int:
+    """The steps taken until a checkpoint, by its name."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def newest(folder: Path, run: str) -> Checkpoint:
     """The newest usable checkpoint of a run directory; those that are refused on the way are warned of.
 
@@ -127,12 +137,12 @@ def newest(folder: Path, run: str) -> Checkpoint:
         There is none.
     """
     reasons = []
-    for path in _newest_first(folder):
+    for path in written(folder):
         try:
             checkpoint = read(path)
             if checkpoint.run != run:
                 raise CheckpointError("it is another run's")
-            if checkpoint.iteration != int(path.stem.rpartition("-")[2]):
+            if checkpoint.iteration != iteration_of(path):
                 raise CheckpointError(f"it is of iteration {checkpoint.iteration}")
         except CheckpointError as error:
             reasons.append(f"{path.name}: {error}")
@@ -142,10 +152,6 @@ def newest(folder: Path, run: str) -> Checkpoint:
         return checkpoint
     told = "; ".join(reasons) or "there is none"
     raise UsageError(f"--resume: {os.fspath(folder)} has no checkpoint that can be used: {told}")
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted((folder / FOLDER).glob(_PATTERN), reverse=True)
 
 
 def _bytes(content: bytes) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpi_runner data | train | compare | report | cluster``."""
+"""The command line: ``python -m mpi_runner data | train | compare | report | cluster | slurm``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from mpi_runner.config import (
 )
 from mpi_runner.optimizers import OPTIMIZERS
 from mpi_runner.problems import DATA, MODELS
-from mpi_runner.resuming import begin, ready, resumed_config
+from mpi_runner.resuming import Standing, begin, clear, ready, resumed_config, standing
 
 T = TypeVar("T")
 
@@ -64,10 +65,11 @@ def main(command: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from mpi_runner.cluster import commands as cluster_commands  # psutil may be absent
     from mpi_runner.report import commands as report_commands
+    from mpi_runner.slurm import commands as slurm_commands
 
     parser = Parser(prog="python -m mpi_runner", description="Training with coded gradients over MPI.")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="data | train | compare | report | cluster"
+        title="commands", required=True, metavar="data | train | compare | report | cluster | slurm"
     )
 
     data = commands.add_parser("data", help="fetch and encode the data beforehand", description=_data.__doc__)
@@ -87,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--regularized", action="store_const", const=True, help="no load above twice that of bernoulli")
     train.add_argument("--run", metavar="DIR", help="run directory (default: runs/ and the time)")
     train.add_argument("--resume", metavar="RUN", help="go on with a run from its newest checkpoint")
+    train.add_argument(
+        "--resume-if-begun",
+        action="store_true",
+        help="go on with the run in --run where it has begun, do nothing where it is complete, else begin it",
+    )
     train.add_argument(
         "--survivors-from", metavar="RUN", help="use exactly the messages that were used there, and wait for them"
     )
@@ -109,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report_commands.add(commands)
     cluster_commands.add(commands)
+    slurm_commands.add(commands, lambda words: _train_config(parser.parse_args(["train", *words])))
     return parser
 
 
@@ -203,15 +211,29 @@ def _train_config(options: argparse.Namespace) -> TrainConfig:
     return _config(filled, filled.scheme, chosen, filled.run or _default_run(filled.scheme))
 
 
+def _cleared_config(found: Standing, options: argparse.Namespace) -> TrainConfig:
+    config = _train_config(options)
+    clear(config, found)
+    return config
+
+
 def _train(options: argparse.Namespace) -> int:
     """Train a logistic regression on the flights data over MPI. Starts its own MPI job of workers + 1 ranks, or takes
     part in the one that it is started in."""
-    resume = options.resume is not None
+    make_config, resume = partial(_train_config, options), options.resume is not None
+    if options.resume_if_begun:
+        if resume or options.run is NOT_GIVEN:
+            raise UsageError("--resume-if-begun: give --run, and not --resume")
+        found = standing(_train_config(options))
+        if found is Standing.COMPLETE:
+            print(f"mpi_runner: {options.run} is complete")
+            return 0
+        make_config, resume = partial(_cleared_config, found, options), found is Standing.BEGUN
     if launch.inside_mpi():
         from mpi_runner.session import train
 
-        return train(lambda: _train_config(options), resume)
-    config = _train_config(options)
+        return train(make_config, resume)
+    config = make_config()
     scheme, resumed = ready(config, resume)
     if resumed is None:
         check_directory(Path(config.run))

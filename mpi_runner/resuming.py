@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from fastgc import GradientCode
 from mpi_runner import checkpoint
 from mpi_runner.checkpoint import Checkpoint
-from mpi_runner.config import TrainConfig, UsageError, changed, check, claim
-from mpi_runner.records import read_identity, read_survivors, rewind
+from mpi_runner.config import CONFIG, TrainConfig, UsageError, changed, check, claim
+from mpi_runner.records import SUMMARY, read_identity, read_survivors, rewind
 
 
 def resumed_config(run: str, given: Mapping[str, Any]) -> TrainConfig:
@@ -21,6 +23,67 @@ def resumed_config(run: str, given: Mapping[str, Any]) -> TrainConfig:
     if "run" in given and os.path.realpath(given.pop("run")) != os.path.realpath(run):
         raise UsageError("--run: a run goes on in its own directory, leave this out with --resume")
     return replace(changed(_newest(run).config, given), run=run)
+
+
+class Standing(Enum):
+    """How far a run has come that may have been cut off anywhere."""
+
+    NEW = "new"
+    """It begins, over what an attempt without a checkpoint may have left."""
+    BEGUN = "begun"
+    COMPLETE = "complete"
+
+
+def standing(config: TrainConfig) -> Standing:
+    """How far the run of a configuration has come in its directory.
+
+    Raises
+    ------
+    UsageError
+        The directory holds another run: one that differs in what may not change while a run goes on, which the message
+        names. Or it has checkpoints, and none can be used.
+    """
+    folder = Path(config.run)
+    if not (folder / CONFIG).exists():
+        return Standing.NEW
+    checkpoints = checkpoint.written(folder)
+    if not checkpoints:
+        _same(_told(folder), config)
+        return Standing.NEW
+    newest = _newest(config.run)
+    _same(newest.config, config)
+    if newest.iteration >= config.iterations:
+        if (folder / SUMMARY).exists():
+            return Standing.COMPLETE
+        return Standing.BEGUN if len(checkpoints) > 1 else Standing.NEW  # of its end there is no account
+    return Standing.BEGUN
+
+
+def clear(config: TrainConfig, standing: Standing) -> None:
+    """Remove what stands in the way of beginning anew, or of going on: the last checkpoint of a run that was cut off
+    between this and its summary, since the figures at the end are taken from steps that were made."""
+    folder = Path(config.run)
+    if standing is Standing.NEW:
+        rewind(folder, 0)
+    for path in checkpoint.written(folder):
+        if standing is Standing.NEW or checkpoint.iteration_of(path) >= config.iterations:
+            path.unlink()
+    if standing is Standing.NEW:
+        (folder / CONFIG).unlink(missing_ok=True)
+
+
+def _told(folder: Path) -> TrainConfig:
+    try:
+        return TrainConfig(**json.loads((folder / CONFIG).read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"--run: {os.fspath(folder)} holds a run of another version") from None
+
+
+def _same(saved: TrainConfig, config: TrainConfig) -> None:
+    given = {**dict.fromkeys(saved.options), **config.as_dict(), **config.options}
+    for name in ("run", "options"):
+        del given[name]
+    changed(saved, given)
 
 
 def ready(config: TrainConfig, resume: bool) -> tuple[GradientCode, Checkpoint | None]:

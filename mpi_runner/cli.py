@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fastgc import codes, schemes
 from fastgc.cli import Parser
-from mpi_runner import deadlines, delays, launch, problems
+from mpi_runner import deadlines, delays, hostfile, launch, problems
 from mpi_runner.cache import DataError
 from mpi_runner.config import (
     ELEMENT_TYPES,
@@ -145,6 +145,9 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="float32", help="of model and gradients")
     parser.add_argument("--message-dtype", choices=MESSAGE_TYPES, help="of gradients on their way (default: --dtype)")
     parser.add_argument("--model-dtype", choices=MODEL_TYPES, help="of the model on its way (default: --dtype)")
+    parser.add_argument(
+        "--hostfile", type=Path, metavar="FILE", help="put the ranks on other hosts over ssh: lines of HOST slots=RANKS"
+    )
     parser.add_argument("--poll", choices=POLLS, default="backoff", help="spin: ranks have cores of their own")
     parser.add_argument(
         "--hang-deadline",
@@ -230,11 +233,15 @@ def _train(options: argparse.Namespace) -> int:
             return 0
         make_config, resume = partial(_cleared_config, found, options), found is Standing.BEGUN
     if launch.inside_mpi():
+        if options.hostfile is not None:
+            raise UsageError("--hostfile: the ranks have been started already; give it to mpirun")
         from mpi_runner.session import train
 
         return train(make_config, resume)
     config = make_config()
     scheme, resumed = ready(config, resume)
+    if options.hostfile is not None:
+        hostfile.use(options.hostfile, config.workers + 1)
     if resumed is None:
         check_directory(Path(config.run))
     _prepared(lambda: problems.prepare(config))
@@ -265,6 +272,8 @@ def _compare(options: argparse.Namespace) -> int:
         label = text.replace(":", "-").replace(",", "-").replace("=", "")
         configs.append(_config(options, name, chosen, str(folder / f"{number:02}-{label}")))
     made = [check(config) for config in configs]
+    if options.hostfile is not None:
+        hostfile.use(options.hostfile, options.workers + 1)
     for config in configs:
         check_directory(Path(config.run))
     _prepared(lambda: problems.prepare(configs[0]))

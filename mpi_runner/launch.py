@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mpi_runner import processes
+from mpi_runner import hostfile, processes
 from mpi_runner.config import UsageError
 from mpi_runner.records import read_outcome, read_processes
 
@@ -65,7 +65,8 @@ def survives_faults(mpirun: str) -> bool:
 
 
 def python_on(ranks: int) -> tuple[list[str], dict[str, str]]:
-    """The command that runs Python on `ranks` ranks of this machine, but for its arguments, and its environment."""
+    """The command that runs Python on `ranks` ranks, but for its arguments, and its environment. They are on this
+    machine, unless mpirun is told of other hosts by its environment, as `mpi_runner.hostfile` and Slurm do."""
     environment = dict(os.environ)
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -74,12 +75,12 @@ def python_on(ranks: int) -> tuple[list[str], dict[str, str]]:
     environment.setdefault("OPENBLAS_NUM_THREADS", environment.get("OMP_NUM_THREADS", "1"))
     mpirun = find_mpirun()
     tolerant = ["--with-ft", "ulfm"] if survives_faults(mpirun) else []
-    command = [mpirun, *tolerant, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), sys.executable, "-u"]
-    return command, environment
+    placed = ["--oversubscribe", "--bind-to", "none", *hostfile.passed_on(environment), "-n", str(ranks)]
+    return [mpirun, *tolerant, *placed, sys.executable, "-u"], environment
 
 
 def run(ranks: int, folder: Path, arguments: list[str], look: Callable[[], None]) -> int:
-    """Run ``python -m mpi_runner`` with `arguments` on `ranks` ranks of this machine.
+    """Run ``python -m mpi_runner`` with `arguments` on `ranks` ranks.
 
     Whatever ends this process, a signal or an exception, ends mpirun and with it the ranks. A signal is first passed
     on to the master, which writes down how far it has come.

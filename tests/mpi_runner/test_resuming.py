@@ -12,7 +12,7 @@ import pytest
 from fastgc import schemes
 from mpi_runner.checkpoint import Checkpoint, write
 from mpi_runner.cli import main
-from mpi_runner.config import CONFIG, TrainConfig, UsageError, claim
+from mpi_runner.config import CONFIG, FORMAT, TrainConfig, UsageError, claim
 from mpi_runner.records import ITERATIONS, SUMMARY
 from mpi_runner.resuming import Standing, clear, standing, where_left
 
@@ -27,7 +27,7 @@ def begin(run: Path, *checkpoints: int) -> TrainConfig:
     """A run directory as it is when the run was cut off after these checkpoints."""
     told = config(run)
     run.mkdir()
-    (run / CONFIG).write_text(json.dumps({"run": "this", "config": told.as_dict()}))
+    (run / CONFIG).write_text(json.dumps({"format": FORMAT, "run": "this", "config": told.as_dict()}))
     (run / ITERATIONS).write_text("iteration,seconds\n" + "".join(f"{i},0.1\n" for i in range(1, 8)))
     for iteration in checkpoints:
         write(run, Checkpoint("this", iteration, 1.0, told, SCHEME, {"model": np.zeros(3)}))

@@ -311,7 +311,7 @@ def test_a_preempted_job_ends_with_the_model_of_an_undisturbed_run(local: Slurm,
     undisturbed = tmp_path / "undisturbed"
     whole.folder.rename(undisturbed)
     run = tmp_path / "run"
-    given = ["--delay", "slow:0.5:0", "--survivors-from", str(undisturbed), "--checkpoint-every", "0"]
+    given = ["--delay", "slow:0.5:0,1", "--survivors-from", str(undisturbed), "--checkpoint-every", "0"]
     job = submit(local, run, given)
     wait_for(lambda: progress(run) >= 2, LIMIT)
     assert {rank: node for rank, (_, node) in ranks(local).items()} == {0: "n1", 1: "n2", 2: "n3"}
@@ -332,7 +332,7 @@ def test_a_preempted_job_ends_with_the_model_of_an_undisturbed_run(local: Slurm,
 @pytest.mark.soak
 def test_a_cancelled_job_stays_away_and_goes_on_when_submitted_again(local: Slurm, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    job = submit(local, run, ["--delay", "slow:0.5:0"])
+    job = submit(local, run, ["--delay", "slow:0.5:0,1"])
     wait_for(lambda: progress(run) >= 2, LIMIT)
     local.run("scancel", job)
     await_state(local, job, "CANCELLED", run)
@@ -352,7 +352,7 @@ def test_a_cancelled_job_stays_away_and_goes_on_when_submitted_again(local: Slur
 @pytest.mark.soak
 def test_a_job_that_loses_too_many_workers_queues_again(local: Slurm, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    job = submit(local, run, ["--delay", "slow:0.5:0"])
+    job = submit(local, run, ["--delay", "slow:0.5:0,1"])
     wait_for(lambda: progress(run) >= 2, LIMIT)
     for rank, (process, _) in ranks(local).items():
         if rank > 0:
@@ -367,7 +367,7 @@ def test_a_job_that_loses_too_many_workers_queues_again(local: Slurm, tmp_path: 
 @pytest.mark.soak
 def test_a_job_killed_without_notice_goes_on_from_its_last_checkpoint(local: Slurm, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    job = submit(local, run, ["--delay", "slow:0.5:0", "--checkpoint-every", "2"])
+    job = submit(local, run, ["--delay", "slow:0.5:0,1", "--checkpoint-every", "2"])
     wait_for(lambda: progress(run) >= 3, LIMIT)
     for process in local.processes():
         with contextlib.suppress(psutil.Error):
@@ -383,7 +383,7 @@ def test_a_job_killed_without_notice_goes_on_from_its_last_checkpoint(local: Slu
 def test_a_job_out_of_time_queues_again(local: Slurm, tmp_path: Path) -> None:
     """Slurm counts in minutes and looks twice a minute: it gives notice in the last 31 seconds."""
     run = tmp_path / "run"
-    job = submit(local, run, ["--delay", "slow:1:0", "--iterations", "200"], "--time", "1", "--notice", "1")
+    job = submit(local, run, ["--delay", "slow:1:0,1", "--iterations", "200"], "--time", "1", "--notice", "1")
     wait_for(lambda: progress(run) >= 1, LIMIT)
     wait_for(lambda: "ended with 143, queues again" in (run / LOG).read_text(), LIMIT)
     await_state(local, job, "PENDING", run)

@@ -44,7 +44,7 @@ class Contestant:
 
 
 def _fastgc(problem: Problem, backend: str = "") -> Call:
-    """As people call it: what is not chosen is not named. The number of threads is bounded for all libraries at once."""
+    """As people call it: what is not chosen is not named. Threads are bounded for all libraries at once."""
     chosen: dict[str, Any] = {}
     if problem.case.accumulate:
         chosen["accumulate"] = True

@@ -350,3 +350,27 @@ def test_from_compiled_code():
         twice(c, np.ones((3, 80))[:, ::2], np.empty((2, 40)))
     with pytest.raises(ValueError, match="expected coefficients"):
         twice(c, np.ones((3, 41)), np.empty((2, 40)))
+
+
+@variants
+@pytest.mark.parametrize(
+    ("p", "q"), [(3, 20), (7, 9), (8, 64), (12, 17), (16, 16), (16, 33), (24, 16), (33, 40), (64, 64)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16], ids=lambda t: t.__name__)
+def test_size_and_place_of_rows_leave_the_bits_alone(variant, p, q, dtype):
+    """How a call is cut depends on what it moves and on where rows lie; short rows far from each other are the plain case."""
+    length = 1 + (9 << 20) // ((p + q) * np.dtype(dtype).itemsize)  # more than 8 MiB: read from memory
+    rng = np.random.default_rng(p * q)
+    c = rng.standard_normal((p, q))
+    x = rng.standard_normal((q, length)).astype(dtype)
+    whole = variant.lincomb(c, x)
+    pieces = [variant.lincomb(c, x[:, begin : begin + 999]) for begin in range(0, length, 999 * 7)]
+    for piece, begin in zip(pieces, range(0, length, 999 * 7), strict=True):
+        assert same_bits(piece, whole[:, begin : begin + 999]), (variant.name, p, q, begin)
+    page = 4096 // np.dtype(dtype).itemsize
+    short = 2 * page - 5
+    far_x, far_out = np.empty((q, 2 * page), dtype)[:, :short], np.full((p, 2 * page), np.nan, dtype)
+    far_x[:] = x[:, :short]
+    assert variant.lincomb(c, far_x, far_out[:, :short]) is not None
+    assert same_bits(far_out[:, :short], whole[:, :short]), (variant.name, p, q)
+    assert np.isnan(far_out[:, short:]).all()

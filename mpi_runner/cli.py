@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpi_runner data | train | compare | report | cluster | slurm``."""
+"""The command line: ``python -m mpi_runner data | train | compare | watch | report | cluster | slurm``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fastgc import codes, schemes
 from fastgc.cli import Parser
-from mpi_runner import deadlines, delays, hostfile, launch, problems
+from mpi_runner import deadlines, delays, experiments, hostfile, launch, problems
 from mpi_runner.cache import DataError
 from mpi_runner.config import (
     ELEMENT_TYPES,
@@ -24,9 +24,9 @@ from mpi_runner.config import (
     TrainConfig,
     UsageError,
     arguments,
-    check,
     check_directory,
 )
+from mpi_runner.experiments import Experiment
 from mpi_runner.optimizers import OPTIMIZERS
 from mpi_runner.problems import DATA, MODELS
 from mpi_runner.resuming import Standing, begin, clear, ready, resumed_config, standing
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = Parser(prog="python -m mpi_runner", description="Training with coded gradients over MPI.")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="data | train | compare | report | cluster | slurm"
+        title="commands", required=True, metavar="data | train | compare | watch | report | cluster | slurm"
     )
 
     data = commands.add_parser("data", help="fetch and encode the data beforehand", description=_data.__doc__)
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--survivors-from", metavar="RUN", help="use exactly the messages that were used there, and wait for them"
     )
+    _launching_options(train)
     _common_options(train)
     # What is not given must be told from what is: a run that goes on has its own values, and not the defaults.
     defaults = {name: train.get_default(name) for name in TRAIN_OPTIONS}
@@ -104,20 +105,39 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="several schemes, same seeds", description=_compare.__doc__)
     compare.add_argument(
+        "file", nargs="?", metavar="FILE", help="experiments in TOML: schemes × seeds × delays (docs/runner.md)"
+    )
+    compare.add_argument(
         "--schemes",
         nargs="+",
-        required=True,
         metavar="NAME[:OPTION=VALUE,...]",
         help="such as: uncoded grouped:load=4,reduction=2 cyclic_repetition:stragglers=2",
     )
-    compare.add_argument("--run", metavar="DIR", help="directory of the runs (default: runs/ and the time)")
+    compare.add_argument(
+        "--run", metavar="DIR", help="directory of the runs (default: runs/ and the time, or FILE's name); what is "
+        "complete there is not done again"
+    )  # fmt: skip
+    _launching_options(compare)
     _common_options(compare)
-    compare.set_defaults(run_command=_compare)
+    # What is given must be told from what is not here, too: a file of experiments says all of it.
+    compare.set_defaults(**dict.fromkeys(_defaults("compare"), NOT_GIVEN), run_command=_compare)
+
+    watch = commands.add_parser("watch", help="look at a run, also one that goes on", description=_watch.__doc__)
+    watch.add_argument("run", metavar="RUN", help="its directory")
+    watch.set_defaults(run_command=_watch)
 
     report_commands.add(commands)
     cluster_commands.add(commands)
     slurm_commands.add(commands, lambda words: _train_config(parser.parse_args(["train", *words])))
     return parser
+
+
+def _launching_options(parser: argparse.ArgumentParser) -> None:
+    """What is no part of a run: where it is started, and what is shown of it."""
+    parser.add_argument(
+        "--hostfile", type=Path, metavar="FILE", help="put the ranks on other hosts over ssh: lines of HOST slots=RANKS"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show nothing but warnings and errors")
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
@@ -145,9 +165,6 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="float32", help="of model and gradients")
     parser.add_argument("--message-dtype", choices=MESSAGE_TYPES, help="of gradients on their way (default: --dtype)")
     parser.add_argument("--model-dtype", choices=MODEL_TYPES, help="of the model on its way (default: --dtype)")
-    parser.add_argument(
-        "--hostfile", type=Path, metavar="FILE", help="put the ranks on other hosts over ssh: lines of HOST slots=RANKS"
-    )
     parser.add_argument("--poll", choices=POLLS, default="backoff", help="spin: ranks have cores of their own")
     parser.add_argument(
         "--hang-deadline",
@@ -237,7 +254,7 @@ def _train(options: argparse.Namespace) -> int:
             raise UsageError("--hostfile: the ranks have been started already; give it to mpirun")
         from mpi_runner.session import train
 
-        return train(make_config, resume)
+        return train(make_config, resume, options.quiet)
     config = make_config()
     scheme, resumed = ready(config, resume)
     if options.hostfile is not None:
@@ -249,7 +266,7 @@ def _train(options: argparse.Namespace) -> int:
 
     begin(config, resumed)
     command = arguments(config) + (["--resume", config.run] if resumed else [])
-    with Display(config, scheme) as display:
+    with Display(config, scheme.name, options.quiet) as display:
         follower = Follower(config.run, display)
         status = launch.run(config.workers + 1, Path(config.run), command, follower.look)
         figures = follower.figures() if status == 0 else None
@@ -259,25 +276,66 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    """Train with several schemes one after the other, under the same seeds, and print a table; the times are against
-    the first scheme's."""
+    """Train with several schemes under the same seeds and delays, those of a FILE or those given here, and end with a
+    table and a report. Given the same --run again, it goes on where it stopped."""
     if launch.inside_mpi():
         raise UsageError("compare starts MPI jobs of its own: run it outside of mpirun and srun")
-    from mpi_runner.compare import compare
+    from mpi_runner.compare import compare, plan
 
-    folder = Path(options.run or _default_run("compare"))
-    configs = []
-    for number, text in enumerate(options.schemes):
-        name, chosen = _scheme(text)
-        label = text.replace(":", "-").replace(",", "-").replace("=", "")
-        configs.append(_config(options, name, chosen, str(folder / f"{number:02}-{label}")))
-    made = [check(config) for config in configs]
+    given = {name: value for name in _defaults("compare") if (value := getattr(options, name)) is not NOT_GIVEN}
+    if (options.file is None) == (options.schemes is None):
+        raise UsageError("compare needs a FILE of experiments or --schemes, one of them")
+    if options.file is not None:
+        if given:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UsageError(f"compare takes {names} from {options.file}, where it stands under [run]")
+        experiment = experiments.read(Path(options.file))
+        given = _told(options.file, experiment)
+        folder = Path(options.run or Path("runs") / Path(options.file).stem)
+    else:
+        chosen = [_scheme(text) for text in options.schemes]
+        experiment = Experiment(chosen, seeds=[given.get("seed", 0)], delays=[given.get("delay", "none")])
+        folder = Path(options.run or _default_run("compare"))
+    common = {**_defaults("compare"), **given}
+
+    def make(name: str, chosen: dict[str, Any], delay: str, seed: int, run: str) -> TrainConfig:
+        told = argparse.Namespace(**{**common, "delay": delay, "seed": seed})
+        return _config(told, name, chosen, run)
+
+    configs, planned = plan(experiment, folder, make)
     if options.hostfile is not None:
-        hostfile.use(options.hostfile, options.workers + 1)
-    for config in configs:
-        check_directory(Path(config.run))
-    _prepared(lambda: problems.prepare(configs[0]))
-    return compare(configs, made, folder)
+        hostfile.use(options.hostfile, configs[0].workers + 1)
+    for config in {config.seed: config for config in configs}.values():  # rows are drawn by the seed
+        _prepared(partial(problems.prepare, config))
+    return compare(experiment, configs, planned, folder, options.quiet)
+
+
+def _defaults(command: str) -> dict[str, Any]:
+    """What the options that all runs take are where they are not given."""
+    return vars(_common_parser(command).parse_args([]))
+
+
+def _common_parser(name: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=name, add_help=False, allow_abbrev=False)
+    _common_options(parser)
+    return parser
+
+
+def _told(file: str, experiment: Experiment) -> dict[str, Any]:
+    """The options of a file of experiments, checked as those of the command line are."""
+    words = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in experiment.options.items()
+        if value is not False
+    ]
+    for name, chosen in experiment.schemes:
+        for option, value in chosen.items():
+            kind = SCHEME_OPTIONS.get(option)
+            if kind is None:
+                raise UsageError(f"{file}: {name} has no option {option}; there are {', '.join(SCHEME_OPTIONS)}")
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise UsageError(f"{file}: {option} of {name} must be of type {kind.__name__}, not {value!r}")
+    return vars(_common_parser(file).parse_args(words))
 
 
 def _scheme(text: str) -> tuple[str, dict[str, Any]]:
@@ -295,6 +353,13 @@ def _scheme(text: str) -> tuple[str, dict[str, Any]]:
             what = "an integer" if kind is int else "a number"
             raise UsageError(f"--schemes: {option} in {text!r} must be {what}") from None
     return name, chosen
+
+
+def _watch(options: argparse.Namespace) -> int:
+    """Show a run of this or another process until it is over: how far it is, how fast, and what its workers do."""
+    from mpi_runner.watch import watch
+
+    return watch(Path(options.run))
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, and a table at the end."""
+"""What a person sees of a run: a picture on a terminal, plain lines elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import rich.live
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fastgc import GradientCode
 from mpi_runner.config import TrainConfig
 from mpi_runner.launch import inside_mpi
-from mpi_runner.records import ITERATIONS, SUMMARY, Tail
+from mpi_runner.live import Live
+from mpi_runner.records import ARRIVALS, FAULTS, ITERATIONS, SUMMARY, Tail
 
 PLAIN_LINES = 10  # a run's progress in so many lines where there is no terminal
 PLAIN_WIDTH = 120
+REFRESH = 5  # pictures a second
 MEASURES = {"auc": "AUC"}
 """How a measure is called in a table, where not by its own name."""
 CAPTIONS = {
@@ -31,74 +32,85 @@ CAPTIONS = {
 """What must be said of figures on some data."""
 
 
-def console() -> Console:
+def console(quiet: bool = False) -> Console:
     """Standard output; ranks write plain lines, since mpirun may give them a terminal of its own making."""
     if inside_mpi() or not sys.stdout.isatty():
-        return Console(force_terminal=False, color_system=None, width=PLAIN_WIDTH, highlight=False)
-    return Console(highlight=False)
+        return Console(force_terminal=False, color_system=None, width=PLAIN_WIDTH, highlight=False, quiet=quiet)
+    return Console(highlight=False, quiet=quiet)
 
 
 class Display:
-    """Shows a run while it goes on."""
+    """Shows a run while it goes on: a picture on a terminal, and else a line now and then."""
 
-    def __init__(self, config: TrainConfig, scheme: GradientCode) -> None:
-        self._console = console()
+    def __init__(self, config: TrainConfig, scheme: str, quiet: bool = False) -> None:
+        self._console = console(quiet)
         self._iterations = config.iterations
         self._every = max(1, config.iterations // PLAIN_LINES)
         self._seconds = 0.0
-        title = f"{scheme.name} · {config.iterations} iterations · delay {config.delay} · {config.run}"
-        self._console.print(title, markup=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._progress.add_task(config.scheme, total=None, state="starting")
+        self._count = 0
+        title = f"{scheme} · {config.iterations} iterations · delay {config.delay} · {config.run}"
+        self.live: Live | None = None
+        """Where there is a terminal to draw on."""
+        if self._console.is_terminal and not quiet:
+            self.live = Live(title, config.workers, config.iterations)
+            self._screen = rich.live.Live(self.live, console=self._console, refresh_per_second=REFRESH)
+        else:
+            self._console.print(title, markup=False, soft_wrap=True)
 
     def iteration(self, number: int, loss: float, seconds: float, score: float | None) -> None:
-        """An iteration has ended."""
+        """An iteration has ended; for where there is no terminal."""
         self._seconds += seconds
-        milliseconds = self._seconds / number * 1000
-        if not self._progress.disable:
-            state = f"loss {_number(loss, 1, 5)} · {milliseconds:.0f} ms"
-            self._progress.update(self._task, total=self._iterations, completed=number, state=state)
-        elif number % self._every == 0 or number == self._iterations:
+        self._count += 1
+        if number % self._every == 0 or number == self._iterations:
             evaluated = "" if score is None else f"  test {score:.4f}"
-            figures = f"loss {_number(loss, 1, 5)}  mean {milliseconds:.1f} ms{evaluated}"
+            mean = self._seconds / self._count * 1000
+            figures = f"loss {figure(loss, 1, 5)}  mean {mean:.1f} ms{evaluated}"
             self._console.print(f"iteration {number}/{self._iterations}  {figures}")
+
+    def stop(self) -> None:
+        """The run is over."""
+        if self.live is not None:
+            self.live.stop()
+            self._screen.stop()
 
     def summary(self, figures: Mapping[str, Any]) -> None:
         """The run has ended."""
-        self._progress.stop()
+        self.stop()
         self._console.print(comparison([figures]))
 
+    def say(self, text: str) -> None:
+        """Add a line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def __enter__(self) -> Display:
-        self._progress.start()
+        if self.live is not None:
+            self._screen.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self.stop()
 
 
 class Follower:
     """Shows a run that other processes write: mpirun holds its ranks' output back until a line is complete, and a
-    progress bar has no lines."""
+    picture has no lines."""
 
     def __init__(self, run: str, display: Display) -> None:
         self._folder = Path(run)
         self._display = display
-        self._tail = Tail(self._folder / ITERATIONS)
+        self._tails = {name: Tail(self._folder / name) for name in (ITERATIONS, ARRIVALS, FAULTS)}
 
     def look(self) -> None:
         """Show what has been written since the last look."""
-        for row in self._tail.new_rows():
+        live = self._display.live
+        if live is not None:
+            live.iterations(self._tails[ITERATIONS].new_rows())
+            live.arrivals(self._tails[ARRIVALS].new_rows())
+            live.faults(self._tails[FAULTS].new_rows())
+            return
+        for row in self._tails[ITERATIONS].new_rows():
             score = float(row["score"]) if row["score"] else None
             self._display.iteration(int(row["iteration"]), float(row["loss"]), float(row["seconds"]), score)
 
@@ -117,22 +129,28 @@ def comparison(runs: Sequence[Mapping[str, Any]]) -> Table:
     caption = CAPTIONS.get(runs[0]["data"])
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption, caption_justify="left")
     table.add_column("scheme", overflow="fold")
-    for name in (MEASURES.get(measure, measure), "loss", "mean ms", "median", "p95", "MB in"):
+    for name in (measure_name(measure), "loss", "mean ms", "median", "p95", "MB in"):
         table.add_column(name, justify="right", no_wrap=True)
     if len(runs) > 1:
         table.add_column("ratio", justify="right", no_wrap=True)
     for run in runs:
         cells = [
-            _number(run[f"test_{measure}"], 1, 4),
-            _number(run["final_loss"], 1, 5),
-            *(_number(run[f"{which}_seconds"], 1000, 1) for which in ("mean", "median", "p95")),
-            _number(run["bytes_received"], 1e-6, 1),
+            figure(run[f"test_{measure}"], 1, 4),
+            figure(run["final_loss"], 1, 5),
+            *(figure(run[f"{which}_seconds"], 1000, 1) for which in ("mean", "median", "p95")),
+            figure(run["bytes_received"], 1e-6, 1),
         ]
         if len(runs) > 1:
-            cells.append(_number(run["mean_seconds"] / runs[0]["mean_seconds"], 1, 2))
+            cells.append(figure(run["mean_seconds"] / runs[0]["mean_seconds"], 1, 2))
         table.add_row(str(run["scheme"]), *cells)
     return table
 
 
-def _number(value: float | None, unit: float, digits: int) -> str:
+def measure_name(measure: str) -> str:
+    """How a measure is called in a table."""
+    return MEASURES.get(measure, measure.replace("_", " "))
+
+
+def figure(value: float | None, unit: float, digits: int) -> str:
+    """A number in a unit, or a dash where there is none."""
     return "–" if value is None or math.isnan(value) else f"{value * unit:.{digits}f}"

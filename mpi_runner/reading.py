@@ -60,6 +60,16 @@ class Run:
         """Whether the run has done all its iterations."""
         return self.summary is not None and self.outcome is not None and self.outcome["status"] == 0
 
+    @property
+    def status(self) -> str:
+        """How far it has come, in a few words."""
+        done = f"{len(self.iterations):,} of {self.config['iterations']:,} iterations"
+        if self.complete:
+            return f"complete, {len(self.iterations):,} iterations"
+        if self.outcome is not None:
+            return f"ended with status {self.outcome['status']} after {done}: {self.outcome['reason']}"
+        return f"no orderly end (yet), {done}"
+
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a run directory, of a run that is over, was killed, or still goes on.

@@ -51,7 +51,7 @@ EXIT_USAGE = 2
 FINALIZE_SECONDS = 5
 
 
-def train(make_config: Callable[[], TrainConfig], resume: bool = False) -> int:
+def train(make_config: Callable[[], TrainConfig], resume: bool = False, quiet: bool = False) -> int:
     """Take part in a run as whichever rank this process is; returns its exit status.
 
     The configuration is made on the master, and sent to the others. With `resume` the run goes on from its newest
@@ -59,7 +59,7 @@ def train(make_config: Callable[[], TrainConfig], resume: bool = False) -> int:
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        status = _take_part(MPI.COMM_WORLD, make_config, resume)
+        status = _take_part(MPI.COMM_WORLD, make_config, resume, quiet)
         _finalize()
         return status
     except MasterLost as error:
@@ -73,7 +73,7 @@ def train(make_config: Callable[[], TrainConfig], resume: bool = False) -> int:
         raise
 
 
-def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resume: bool) -> int:
+def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resume: bool, quiet: bool) -> int:
     poller = Poller()
     config: TrainConfig | None = None
     scheme: GradientCode | None = None
@@ -100,7 +100,7 @@ def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resu
     if not first_on_host_first(comm, partial(_data_there, config, True), partial(_data_there, config, False), poller):
         return EXIT_USAGE
     try:
-        ending = take_part(comm, config, scheme, problems.attach(config), poller, resumed)
+        ending = take_part(comm, config, scheme, problems.attach(config), poller, resumed, quiet)
     except DisagreementError:  # the rank that knows more has said so
         return EXIT_USAGE
     if ending is None:
@@ -130,6 +130,7 @@ def take_part(
     problem: Problem,
     poller: Poller,
     resumed: Checkpoint | None = None,
+    quiet: bool = False,
 ) -> Ending | None:
     """Do this rank's part of a run that all agree on; the workers return nothing.
 
@@ -159,7 +160,7 @@ def take_part(
         share_number(comm, secrets.randbits(64) if number < 0 else None, poller),
     )
     if number < 0:
-        return _lead(comm, config, scheme, layout, problem, poller, resumed)
+        return _lead(comm, config, scheme, layout, problem, poller, resumed, quiet)
     gather_identities(comm, poller)
     delay = delays.parse(config.delay)
     Worker(comm, scheme, layout, problem.model, list(partitions.values()), delay, config.seed, sampler, poller).run()
@@ -208,6 +209,7 @@ def _lead(
     problem: Problem,
     poller: Poller,
     resumed: Checkpoint | None,
+    quiet: bool,
 ) -> Ending:
     model, optimizer = problem.model, problem.make_optimizer()
     test = problem.load_test()
@@ -216,7 +218,7 @@ def _lead(
         optimizer.restore(resumed.state)
         run = resumed.run
     # Whoever started us shows the run, from what is recorded.
-    shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme)
+    shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme.name, quiet)
     with (
         RunRecords(config, scheme, run) as records,
         shown as display,

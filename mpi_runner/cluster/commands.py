@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from mpi_runner import launch
+from mpi_runner import experiments, launch
 from mpi_runner.cluster import faults, profiles, running
 from mpi_runner.cluster.hosts import Cluster, check_machine
 from mpi_runner.config import UsageError
@@ -96,8 +96,16 @@ def ranks(words: Sequence[str]) -> int | None:
         return None
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--workers", default=str(HOSTS - 1))
-    given: str = parser.parse_known_args(words[1:])[0].workers
+    file = _experiments(words)
+    told = parser.parse_known_args(words[1:])[0].workers
+    given = str(told if file is None else experiments.read(Path(file)).options.get("workers", told))
     return int(given) + 1 if given.isascii() and given.isdigit() and int(given) > 0 else None
+
+
+def _experiments(words: Sequence[str]) -> str | None:
+    """The file of experiments that a command names, which says all that the runs are told."""
+    named = words[0] == "compare" and len(words) > 1 and words[1].endswith(".toml")
+    return words[1] if named else None
 
 
 def runner_command(words: Sequence[str], worker: profiles.Profile) -> list[str]:
@@ -105,7 +113,8 @@ def runner_command(words: Sequence[str], worker: profiles.Profile) -> list[str]:
     if words[0] not in RUNNER_COMMANDS:
         return list(words)
     delays = []
-    if words[0] in INJECTING and not any(word.partition("=")[0] == "--delay" for word in words):
+    named = _experiments(words) is not None or any(word.partition("=")[0] == "--delay" for word in words)
+    if words[0] in INJECTING and not named:
         delays = ["--delay", worker.straggling]
     return [sys.executable, "-u", "-m", "mpi_runner", *words, *delays]
 

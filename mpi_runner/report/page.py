@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mpi_runner.display import CAPTIONS, MEASURES
+from mpi_runner.display import CAPTIONS, measure_name
 from mpi_runner.intervals import LEVEL, RESAMPLES, Interval
 from mpi_runner.reading import Run
 from mpi_runner.report import charts
@@ -134,7 +134,7 @@ def _headline(section: Section) -> str:
 
 
 def _cells(section: Section, group: Group) -> list[Cell]:
-    measure = MEASURES.get(section.measure, section.measure.replace("_", " "))
+    measure = measure_name(section.measure)
     ratio = group.ratio(section.baseline)
     return [
         Cell("ms an iteration", *_interval(group.mean, 1000, 1)),
@@ -161,7 +161,7 @@ def _run(run: Run, number: int, limits: tuple[float, float], numbers: Iterator[i
         "number": number,
         "colour": number % len(charts.PAGE.series),
         "dash": number // len(charts.PAGE.series) % len(charts.DASHES),
-        "status": status(run),
+        "status": run.status,
         "complete": run.complete,
         "heat": heat and {"title": heat.title, "note": heat.note, "svg": heat.svg(f"f{next(numbers)}")},
         "told": told,
@@ -176,16 +176,6 @@ def _run(run: Run, number: int, limits: tuple[float, float], numbers: Iterator[i
         "log": run.log[-MOST_LOG_LINES:],
         "left_out": max(0, len(run.log) - MOST_LOG_LINES),
     }  # fmt: skip
-
-
-def status(run: Run) -> str:
-    """How far a run has come, in a few words."""
-    done = f"{len(run.iterations):,} of {run.config['iterations']:,} iterations"
-    if run.complete:
-        return f"complete, {len(run.iterations):,} iterations"
-    if run.outcome is not None:
-        return f"ended with status {run.outcome['status']} after {done}: {run.outcome['reason']}"
-    return f"no orderly end (yet), {done}"
 
 
 def _hosts(run: Run) -> list[str]:

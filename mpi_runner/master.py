@@ -27,7 +27,7 @@ from mpi_runner.peers import Peers
 from mpi_runner.processes import Identity
 from mpi_runner.records import RunRecords
 from mpi_runner.transport import Poller
-from mpi_runner.wire import Wire
+from mpi_runner.wire import Header, Wire
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +119,7 @@ class Master:
         self._poller.restart()
         while self._peers.loading:
             arrived = self._peers.arrivals()
-            for worker, _ in arrived:
+            for worker, _, _ in arrived:
                 self._peers.release(worker)
             self._attend(0)
             if not arrived:
@@ -223,12 +223,10 @@ class Master:
         self._poller.restart()
         taken, ready = self._taken(iteration)
         decoded = time.perf_counter()
-        parameters = self._optimizer.parameters
-        square = float(np.einsum("i,i->", parameters, parameters, dtype=np.float64))
-        loss = taken.loss / taken.examples + 0.5 * self._l2 * square if self._with_loss else float("nan")
+        loss = self._regularized(taken.loss / taken.examples) if self._with_loss else float("nan")
         self._loss = loss
         self._estimates += taken.error > 0
-        self._optimizer.update(mean_gradient(taken.gradient, taken.examples, self._l2, parameters))
+        self._optimizer.update(mean_gradient(taken.gradient, taken.examples, self._l2, self._optimizer.parameters))
         end = time.perf_counter()
         for worker in taken.corrupt:
             self._peers.quarantine(worker, "its message contradicts the others")
@@ -270,17 +268,23 @@ class Master:
                 return taken, ready
             self._check_decodable(iteration)
 
+    def _regularized(self, loss: float) -> float:
+        """The mean loss with its L2 term, at the parameters of this iteration."""
+        if not self._l2:
+            return loss
+        parameters = self._optimizer.parameters
+        return loss + 0.5 * self._l2 * float(np.einsum("i,i->", parameters, parameters, dtype=np.float64))
+
     def _take(self, iteration: int) -> bool:
         """Handle what has come; whether anything has."""
         begun, sending = time.perf_counter(), self._sending
         arrived = self._peers.arrivals()
-        for worker, buffer in arrived:
-            header = self._wire.header(buffer)
+        for worker, header, buffer in arrived:
             outcome = self._outcome(worker, header, iteration)
             self._record(worker, header, outcome)
             self._gathering.note(begun - self._peers.sent_at[worker])
             if outcome == "used":
-                gradient = self._coded_gradient(worker, buffer, int(header["exponent"]))
+                gradient = self._coded_gradient(worker, buffer, header.exponent)
                 self._gathering.add(worker, gradient, self._wire.statistics(buffer))
             elif outcome == "overflow":
                 self._overflowed.append(worker)
@@ -295,12 +299,12 @@ class Master:
             self._receiving += time.perf_counter() - begun - (self._sending - sending)
         return bool(arrived)
 
-    def _outcome(self, worker: int, header: Any, iteration: int) -> str:
-        if int(header["kind"]) == wire.READY:
+    def _outcome(self, worker: int, header: Header, iteration: int) -> str:
+        if header.kind == wire.READY:
             return "abandoned"
-        if int(header["iteration"]) != iteration:
+        if header.iteration != iteration:
             return "late"
-        if int(header["kind"]) == wire.OVERFLOW:
+        if header.kind == wire.OVERFLOW:
             return "overflow"
         return "used" if self._prescribed is None or worker in self._prescribed else "unused"
 
@@ -355,17 +359,17 @@ class Master:
             f"iteration {iteration + 1} cannot be completed under {self._scheme.name}: {' and '.join(said)}"
         )
 
-    def _record(self, worker: int, header: Any, outcome: str) -> None:
+    def _record(self, worker: int, header: Header, outcome: str) -> None:
         self._peers.outcomes[outcome] += 1
         self._records.arrival(
             {
-                "iteration": int(header["iteration"]) + 1,
+                "iteration": header.iteration + 1,
                 "worker": worker,
                 "sent": self._peers.sent_at[worker] - self._epoch,
                 "arrived": time.perf_counter() - self._epoch,
-                "compute": float(header["compute_seconds"]),
-                "encode": float(header["encode_seconds"]),
-                "delay": float(header["delay_seconds"]),
+                "compute": header.compute_seconds,
+                "encode": header.encode_seconds,
+                "delay": header.delay_seconds,
                 "bytes": self._peers.last_bytes[worker],
                 "outcome": outcome,
             }

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from mpi_runner import wire
 from mpi_runner.faults import HangDeadline, Loss
 from mpi_runner.transport import Poller
-from mpi_runner.wire import Wire
+from mpi_runner.wire import BadMessage, Header, Wire
 
 Array = npt.NDArray[Any]
 
@@ -93,29 +93,30 @@ class Peers:
             "rejected_by_workers": sum(self._rejected_by),
         }
 
-    def arrivals(self) -> list[tuple[int, Array]]:
+    def arrivals(self) -> list[tuple[int, Header, Array]]:
         """Messages that have come, each in its worker's inbox until `release`.
 
         One worker is looked at after the other: of several at once MPI does not say reliably which of them failed.
         """
         arrived = []
         for worker, state in enumerate(self._state):
-            if state in (BUSY, IDLE) and self._has_answered(worker):
-                arrived.append((worker, self._inbox[worker]))
+            if state in (BUSY, IDLE) and (header := self._answer(worker)) is not None:
+                arrived.append((worker, header, self._inbox[worker]))
         return arrived
 
-    def _has_answered(self, worker: int) -> bool:
+    def _answer(self, worker: int) -> Header | None:
+        """The header of what this worker owed, if that has come."""
         for _ in range(MOST_AT_ONCE):
             try:
                 message = self._received(worker)
             except MPI.Exception as error:
                 self._lose(Loss(worker, "died", error.Get_error_string()))
-                return False
+                return None
             if message is None:
-                return False
-            if self._accept(worker, message):
-                return self._state[worker] == HEARD
-        return False
+                return None
+            if (header := self._accept(worker, message)) is not None:
+                return header if header.kind != wire.BYE else None
+        return None
 
     def _received(self, worker: int) -> Array | None:
         """A message that has come in full, or None.
@@ -138,22 +139,22 @@ class Peers:
         self._incoming[worker] = None
         return room
 
-    def _accept(self, worker: int, message: Array) -> bool:
-        """Judge what has come; whether it is one that was waited for."""
+    def _accept(self, worker: int, message: Array) -> Header | None:
+        """Judge what has come; the header of what was waited for."""
         self.bytes_received += message.nbytes
         self.last_bytes[worker] = message.nbytes
-        fault = self._wire.fault(message, self._awaited(worker), worker)
-        if fault is not None:
+        try:
+            header = self._wire.read(message, self._awaited(worker), worker)
+        except BadMessage as fault:
             self._reject(worker, fault)
-            return False
-        header = self._wire.header(message)
-        self._rejected_by[worker] = int(header["rejected"])
-        if int(header["kind"]) == wire.BYE:
+            return None
+        self._rejected_by[worker] = header.rejected
+        if header.kind == wire.BYE:
             self._state[worker] = GONE
-            return True
-        self._state[worker] = HEARD
-        self._deadline.note(time.perf_counter() - self.sent_at[worker])
-        return True
+        else:
+            self._state[worker] = HEARD
+            self._deadline.note(time.perf_counter() - self.sent_at[worker])
+        return header
 
     def _awaited(self, worker: int) -> dict[int, int | None]:
         """What a worker may send now: one answer for its newest model, and at the end a goodbye."""
@@ -164,7 +165,7 @@ class Peers:
             awaited |= dict.fromkeys(kinds, given)
         return awaited
 
-    def _reject(self, worker: int, fault: str) -> None:
+    def _reject(self, worker: int, fault: BadMessage) -> None:
         self.outcomes["rejected"] += 1
         if self._warned < WARNINGS:
             self._warned += 1
@@ -254,7 +255,7 @@ class Peers:
         end = time.perf_counter() + STOP_SECONDS
         poller.restart()
         while any(state in (BUSY, IDLE) for state in self._state) and time.perf_counter() < end:
-            for worker, _ in self.arrivals():
+            for worker, _, _ in self.arrivals():
                 self.release(worker)
             poller.pause()
         for worker, state in enumerate(self._state):

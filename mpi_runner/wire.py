@@ -12,11 +12,12 @@ BYE           worker, 3  nothing: the worker's last message
 ============  =========  =============================================================================================
 
 A header names the format, the run, the scheme and the gradient it is for, and has a checksum of all that follows it;
-`Wire.fault` says what is wrong with a message. docs/protocol.md has the states of master and worker.
+`Wire.read` says what is wrong with a message. docs/protocol.md has the states of master and worker.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,32 +32,44 @@ MODEL, SKIP, STOP, RESULT, READY, OVERFLOW, BYE = 1, 2, 3, 4, 5, 6, 7
 TAG_MODEL, TAG_CONTROL, TAG_RESULT = 1, 2, 3
 
 MAGIC = b"fastgc\x00\x02"  # the last byte is the version of this format
-HEADER = np.dtype(
-    [
-        ("magic", "S8"),
-        ("checksum", "<u8"),  # XXH3, 64 bits, of every byte that follows it
-        ("fingerprint", "<u8"),  # the first 8 bytes of the scheme's
-        ("run", "<u8"),  # drawn by the master: the same scheme may have had a run before
-        ("iteration", "<i8"),
-        ("length", "<u8"),  # of the gradient
-        ("worker", "<u4"),
-        ("kind", "u1"),
-        ("element", "u1"),  # type of the numbers, by `elements.CODES`
-        ("exponent", "<i2"),  # of a RESULT: its numbers are the coded gradient times two to this power
-        ("compute_seconds", "<f4"),  # of a RESULT: spent on gradients, encoding, and sleeping
-        ("encode_seconds", "<f4"),
-        ("delay_seconds", "<f4"),
-        ("rejected", "<u4"),  # messages of the master that this worker has dropped so far
-    ]
-)
-assert HEADER.itemsize == 72  # a multiple of 8: what follows is aligned
+HEADER = struct.Struct("<8sQQQqQIBBhfffI")
+assert HEADER.size == 72  # a multiple of 8: what follows is aligned
+
+
+class Header(NamedTuple):
+    """What is in front of a message, in the order of `HEADER`."""
+
+    magic: bytes
+    checksum: int
+    """XXH3, 64 bits, of every byte that follows it."""
+    fingerprint: int
+    """The first 8 bytes of the scheme's."""
+    run: int
+    """Drawn by the master: the same scheme may have had a run before."""
+    iteration: int
+    length: int
+    """Of the gradient."""
+    worker: int
+    kind: int
+    element: int
+    """Type of the numbers, by `elements.CODES`."""
+    exponent: int = 0
+    """Of a RESULT: its numbers are the coded gradient times two to this power."""
+    compute_seconds: float = 0.0
+    """Of a RESULT: spent on gradients, encoding, and sleeping."""
+    encode_seconds: float = 0.0
+    delay_seconds: float = 0.0
+    rejected: int = 0
+    """Messages of the master that this worker has dropped so far."""
+
 
 STATISTICS = 2
 """Numbers that travel beside the gradient, coded in the same way: the sum of losses and the number of examples."""
 
 Array = npt.NDArray[Any]
 
-_SUMMED_FROM = 16  # magic and checksum come first
+_CHECKSUM, _CHECKSUM_AT = struct.Struct("<Q"), 8
+_SUMMED_FROM = _CHECKSUM_AT + _CHECKSUM.size
 
 
 class Spent(NamedTuple):
@@ -68,6 +81,10 @@ class Spent(NamedTuple):
 
 
 NOTHING = Spent()
+
+
+class BadMessage(ValueError):
+    """A message is not one that this run waits for; the text says why, in a few words."""
 
 
 class Wire:
@@ -99,15 +116,17 @@ class Wire:
         self.fingerprint = int.from_bytes(bytes.fromhex(scheme.fingerprint)[:8], "little")
         self.message_length = scheme.message_length(length)
         self.statistics_length = scheme.message_length(STATISTICS)
-        self._gradient_end = HEADER.itemsize + self.message_length * self.message_dtype.itemsize
+        self._gradient_end = HEADER.size + self.message_length * self.message_dtype.itemsize
         self._statistics_at = -(-self._gradient_end // 8) * 8
-        empty = HEADER.itemsize
+        empty = HEADER.size
         self.sizes = {
             MODEL: empty + length * self.model_dtype.itemsize,
             RESULT: self._statistics_at + self.statistics_length * 8,
             **dict.fromkeys((SKIP, STOP, READY, OVERFLOW, BYE), empty),
         }
         """Bytes of a message, by kind."""
+        up, down = elements.code(self.message_dtype), elements.code(self.model_dtype)
+        self._elements = dict.fromkeys(self.sizes, up) | {MODEL: down}
 
     def result_buffer(self) -> Array:
         """Room for any message of a worker."""
@@ -120,7 +139,7 @@ class Wire:
     @staticmethod
     def control_buffer() -> Array:
         """Room for SKIP and STOP."""
-        return np.zeros(HEADER.itemsize, np.uint8)
+        return np.zeros(HEADER.size, np.uint8)
 
     def seal(
         self,
@@ -134,70 +153,65 @@ class Wire:
         rejected: int = 0,
     ) -> Array:
         """Fill in a buffer's header, the checksum of what follows included; returns the part that is to be sent."""
-        header = self.header(buffer)
         message = buffer[: self.sizes[kind]]
-        header[...] = (
-            MAGIC, 0, self.fingerprint, self.run, iteration, self.length, worker, kind, self._element(kind), exponent,
-            *spent, rejected,
+        HEADER.pack_into(
+            message.data, 0, MAGIC, 0, self.fingerprint, self.run, iteration, self.length, worker, kind,
+            self._elements[kind], exponent, *spent, rejected,
         )  # fmt: skip
-        header["checksum"] = checksum(message)
+        _CHECKSUM.pack_into(message.data, _CHECKSUM_AT, checksum(message))
         return message
-
-    def _element(self, kind: int) -> int:
-        return elements.code(self.model_dtype if kind == MODEL else self.message_dtype)
-
-    @staticmethod
-    def header(buffer: Array) -> Any:
-        """The header of a buffer: a view, to read and write."""
-        return buffer[: HEADER.itemsize].view(HEADER)[0:1].reshape(())
 
     def parameters(self, buffer: Array) -> Array:
         """The parameters in a MODEL: a view."""
-        return buffer[HEADER.itemsize :].view(self.model_dtype)
+        return buffer[HEADER.size :].view(self.model_dtype)
 
     def gradient(self, buffer: Array) -> Array:
         """The coded gradient in a RESULT: a view."""
-        return buffer[HEADER.itemsize : self._gradient_end].view(self.message_dtype)
+        return buffer[HEADER.size : self._gradient_end].view(self.message_dtype)
 
     def statistics(self, buffer: Array) -> Array:
         """The coded statistics in a RESULT: a view."""
         return buffer[self._statistics_at :].view(np.float64)
 
-    def fault(self, message: Array, iterations: Mapping[int, int | None], worker: int = 0) -> str | None:
-        """Why a message is not one that this run waits for, or None.
+    def read(self, message: Array, awaited: Mapping[int, int | None], worker: int = 0) -> Header:
+        """The header of a message that has come.
 
         Parameters
         ----------
         message : ndarray of uint8
             What was received and no more.
-        iterations : mapping
+        awaited : mapping
             The kinds that may come now, each with the iteration it must be for, or None for any.
         worker : int
             Who sent it; 0 for the master.
+
+        Raises
+        ------
+        BadMessage
+            Where anything about it is not as it should be.
         """
-        if len(message) < HEADER.itemsize:
-            return f"{len(message)} bytes are no header"
-        header = self.header(message)
-        # NumPy strips trailing zeros of "S8" items, and the magic ends in a nonzero byte: comparing is exact.
-        if bytes(header["magic"]) != MAGIC:
-            return "another format"
-        kind, iteration, sender = int(header["kind"]), int(header["iteration"]), int(header["worker"])
+        if len(message) < HEADER.size:
+            raise BadMessage(f"{len(message)} bytes are no header")
+        header = Header._make(HEADER.unpack_from(message.data))
+        kind = header.kind
+        if header.magic != MAGIC:
+            raise BadMessage("another format")
         if (size := self.sizes.get(kind)) is None:
-            return f"unknown kind {kind}"
+            raise BadMessage(f"unknown kind {kind}")
         if len(message) != size:
-            return f"{len(message)} bytes in place of {size}"
-        if int(header["checksum"]) != checksum(message):
-            return "the checksum is wrong"
-        expected = (self.fingerprint, self.run, self.length, self._element(kind))
-        if tuple(int(header[name]) for name in ("fingerprint", "run", "length", "element")) != expected:
-            return "of another run, scheme, gradient or element type"
-        if sender != worker:
-            return f"worker {worker} speaks for worker {sender}"
-        if kind not in iterations:
-            return f"kind {kind} is not expected"
-        if iterations[kind] not in (None, iteration):
-            return f"for iteration {iteration} in place of {iterations[kind]}"
-        return None
+            raise BadMessage(f"{len(message)} bytes in place of {size}")
+        if header.checksum != checksum(message):
+            raise BadMessage("the checksum is wrong")
+        expected = (self.fingerprint, self.run, self.length, self._elements[kind])
+        if (header.fingerprint, header.run, header.length, header.element) != expected:
+            raise BadMessage("of another run, scheme, gradient or element type")
+        if header.worker != worker:
+            raise BadMessage(f"worker {worker} speaks for worker {header.worker}")
+        if kind not in awaited:
+            raise BadMessage(f"kind {kind} is not expected")
+        if awaited[kind] not in (None, header.iteration):
+            raise BadMessage(f"for iteration {header.iteration} in place of {awaited[kind]}")
+        return header
 
 
 def checksum(message: Array) -> int:

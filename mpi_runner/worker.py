@@ -22,7 +22,7 @@ from mpi_runner.delays import Delay, own_speed
 from mpi_runner.models import Model, Partition, gradient_and_loss
 from mpi_runner.randomness import Sampler
 from mpi_runner.transport import Poller, wait
-from mpi_runner.wire import Spent, Wire
+from mpi_runner.wire import BadMessage, Header, Spent, Wire
 
 Array = npt.NDArray[Any]
 
@@ -98,6 +98,7 @@ class Worker:
         self._over = -1  # the newest iteration that the master has said is over
         self._stopped = False
         self._rejected = 0
+        self._status = MPI.Status()
 
     def run(self) -> None:
         """Work until the master says stop.
@@ -115,8 +116,7 @@ class Worker:
         self._await_control()
         self._await_model()
         self._send(wire.READY, -1)
-        while self._next_model():
-            iteration = int(self._wire.header(self._model_in)["iteration"])
+        while (iteration := self._next_model()) is not None:
             kind, exponent, spent = self._answer(iteration)
             self._await_model()  # before the answer: the next model finds its place ready
             self._send(kind, iteration, exponent, spent)
@@ -125,27 +125,29 @@ class Worker:
         self._send(wire.BYE, -1)
         wait(self._sent, self._poller)
 
-    def _next_model(self) -> bool:
-        """Wait for a model; False once the run is over."""
+    def _next_model(self) -> int | None:
+        """Wait for a model; returns its iteration, or None once the run is over."""
         status = MPI.Status()
         while True:
             self._poller.until(lambda: self._model_received.Test(status) or self._told_to_stop())
             if self._stopped:
-                return False
-            if self._fits(self._model_in[: status.Get_count(MPI.BYTE)], wire.MODEL):
+                return None
+            header = self._read(self._model_in[: status.Get_count(MPI.BYTE)], wire.MODEL)
+            if header is not None:
                 parameters = self._wire.parameters(self._model_in)
                 if parameters.dtype != self._parameters.dtype:
                     self._parameters[:] = parameters
-                return True
+                return header.iteration
             self._await_model()
 
-    def _fits(self, message: Array, *kinds: int) -> bool:
-        """Whether a message of the master's can be used; one that cannot is counted, and dropped."""
-        fault = self._wire.fault(message, dict.fromkeys(kinds))
-        if fault is not None:
+    def _read(self, message: Array, *kinds: int) -> Header | None:
+        """The header of a message of the master's; one that cannot be used is counted, and dropped."""
+        try:
+            return self._wire.read(message, dict.fromkeys(kinds))
+        except BadMessage as fault:
             self._rejected += 1
             warnings.warn(f"worker {self._number} dropped a message: {fault}", RuntimeWarning, stacklevel=2)
-        return fault is None
+            return None
 
     def _answer(self, iteration: int) -> tuple[int, int, Spent]:
         """Work for the model that has come; returns the kind of the answer, its exponent and the time spent."""
@@ -184,10 +186,12 @@ class Worker:
             encoded += time.perf_counter() - between
             if not away:
                 slept += self._sleep(delay / load)
-        if not self._is_over(iteration):  # a slow link, as far as anybody can tell: not among the worker's own seconds
-            share = self._wire.gradient(self._result_out).nbytes / self._parameters.nbytes
-            self._sleep(self._delay.send_seconds(*key, share, self._scheme.workers))
-        return not self._is_over(iteration), Spent(computed, encoded, slept)
+        over = self._is_over(iteration)
+        share = self._wire.gradient(self._result_out).nbytes / self._parameters.nbytes
+        if not over and (sending := self._delay.send_seconds(*key, share, self._scheme.workers)) > 0:
+            self._sleep(sending)  # a slow link, as far as anybody can tell: not among the worker's own seconds
+            over = self._is_over(iteration)
+        return not over, Spent(computed, encoded, slept)
 
     def _is_over(self, iteration: int) -> bool:
         return self._told_to_stop() or self._over >= iteration
@@ -207,17 +211,15 @@ class Worker:
 
     def _told_to_stop(self) -> bool:
         """Read what the master has said meanwhile; whether the run is over."""
-        status = MPI.Status()
-        while not self._stopped and self._control.Test(status):
-            if not self._fits(self._control_in[: status.Get_count(MPI.BYTE)], wire.SKIP, wire.STOP):
-                self._await_control()
-                continue
-            header = self._wire.header(self._control_in)
-            if int(header["kind"]) == wire.STOP:
+        while not self._stopped and self._control.Test(self._status):
+            message = self._control_in[: self._status.Get_count(MPI.BYTE)]
+            header = self._read(message, wire.SKIP, wire.STOP)
+            if header is not None and header.kind == wire.STOP:
                 self._stopped = True
-            else:
-                self._over = max(self._over, int(header["iteration"]))
-                self._await_control()
+                break
+            if header is not None:
+                self._over = max(self._over, header.iteration)
+            self._await_control()
         return self._stopped
 
     def _send(self, kind: int, iteration: int, exponent: int = 0, spent: Spent = wire.NOTHING) -> None:

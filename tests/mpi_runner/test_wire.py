@@ -11,7 +11,7 @@ import pytest
 from fastgc import schemes
 from mpi_runner import wire
 from mpi_runner.elements import element_type
-from mpi_runner.wire import Wire
+from mpi_runner.wire import HEADER, BadMessage, Header, Wire
 
 SCHEME = schemes.grouped(6, 3, 2)
 OTHER_SCHEME = schemes.grouped(6, 2, 2)
@@ -30,12 +30,12 @@ def test_a_result_keeps_what_is_written(length: int, name: str) -> None:
     spent = wire.Spent(compute=0.5, encode=0.125, delay=0.25)
     message = layout.seal(buffer, wire.RESULT, 17, worker=4, exponent=-3, spent=spent, rejected=6)
     assert message.nbytes == layout.sizes[wire.RESULT]
-    header = layout.header(message)
-    fields = ("worker", "iteration", "exponent", "rejected", "compute_seconds", "encode_seconds", "delay_seconds")
-    assert [float(header[field]) for field in fields] == [4, 17, -3, 6, 0.5, 0.125, 0.25]
+    header = layout.read(message, {wire.RESULT: 17}, 4)
+    assert header.kind == wire.RESULT
+    assert (header.worker, header.iteration, header.exponent, header.rejected) == (4, 17, -3, 6)
+    assert (header.compute_seconds, header.encode_seconds, header.delay_seconds) == spent
     np.testing.assert_array_equal(layout.gradient(message), gradient)
     np.testing.assert_array_equal(layout.statistics(message), statistics)
-    assert layout.fault(message, {wire.RESULT: 17}, 4) is None
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
@@ -47,7 +47,7 @@ def test_a_model_keeps_what_is_written(length: int, name: str) -> None:
     layout.parameters(buffer)[:] = values
     assert layout.seal(buffer, wire.MODEL, 3).nbytes == 72 + length * layout.model_dtype.itemsize
     np.testing.assert_array_equal(layout.parameters(buffer), values)
-    assert layout.fault(buffer, {wire.MODEL: None}) is None
+    assert layout.read(buffer, {wire.MODEL: None}).iteration == 3
 
 
 LAYOUT = Wire(SCHEME, 10, np.float32, np.float32, run=7)
@@ -62,8 +62,9 @@ def result(layout: Wire = LAYOUT, kind: int = wire.RESULT, iteration: int = ITER
 def changed(field: str, value: Any) -> Any:
     """A message with one field set by someone who knows the format: its checksum is right."""
     message = result()
-    LAYOUT.header(message)[field] = value
-    LAYOUT.header(message)["checksum"] = wire.checksum(message)
+    header = Header._make(HEADER.unpack_from(message))._replace(**{field: value})
+    HEADER.pack_into(message, 0, *header)
+    HEADER.pack_into(message, 0, *header._replace(checksum=wire.checksum(message)))
     return message
 
 
@@ -89,23 +90,29 @@ FAULTS: list[tuple[str, Callable[[], Any], str]] = [
 
 @pytest.mark.parametrize(("make", "pattern"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
 def test_faults(make: Callable[[], Any], pattern: str) -> None:
-    assert LAYOUT.fault(result(), EXPECTED, WORKER) is None
-    fault = LAYOUT.fault(make(), EXPECTED, WORKER)
-    assert fault is not None
-    assert pattern in fault
+    assert LAYOUT.read(result(), EXPECTED, WORKER).iteration == ITERATION
+    with pytest.raises(BadMessage, match=pattern):
+        LAYOUT.read(make(), EXPECTED, WORKER)
+
+
+def accepted(message: Any) -> bool:
+    try:
+        LAYOUT.read(message, EXPECTED, WORKER)
+    except BadMessage:
+        return False
+    return True
 
 
 def test_any_changed_byte_is_noticed() -> None:
     message = result()
     for position in range(len(message)):
         message[position] ^= 0x10
-        assert LAYOUT.fault(message, EXPECTED, WORKER) is not None, position
+        assert not accepted(message), position
         message[position] ^= 0x10
-    assert LAYOUT.fault(message, EXPECTED, WORKER) is None
+    assert accepted(message)
 
 
 def test_any_length_but_the_right_one_is_refused() -> None:
     message = np.zeros(200, np.uint8)
     message[: LAYOUT.sizes[wire.RESULT]] = result()
-    accepted = [n for n in range(len(message)) if LAYOUT.fault(message[:n], EXPECTED, WORKER) is None]
-    assert accepted == [LAYOUT.sizes[wire.RESULT]]
+    assert [n for n in range(len(message)) if accepted(message[:n])] == [LAYOUT.sizes[wire.RESULT]]

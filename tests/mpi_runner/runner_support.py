@@ -106,7 +106,9 @@ def single_model(folder: Path, data: flights.Flights, iterations: int) -> Any:
     return train_single(model, parts, optimizer, iterations, summary["l2"])
 
 
-def script(text: str, ranks: int, folder: Path, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+def script(
+    text: str, ranks: int, folder: Path, options: Sequence[str] = (), seconds: float = LIMIT
+) -> subprocess.CompletedProcess[str]:
     """Run a Python script on some ranks, as a user does who starts mpirun; `folder` is where it runs."""
     path = folder / "script.py"
     path.write_text(text)
@@ -114,5 +116,5 @@ def script(text: str, ranks: int, folder: Path, options: Sequence[str] = ()) -> 
     command = [find_mpirun(), *options, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
     command += [sys.executable, str(path)]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False
     )

@@ -162,7 +162,8 @@ def test_random_losses(seed: int, start: Start, tmp_path: Path, data: flights.Fl
     folder = tmp_path / "run"
     scheme = SOAKED[seed % len(SOAKED)]
     process = start(*scheme, "--iterations", str(ITERATIONS), "--delay", "exponential:0.01", "--hang-deadline", HANG)
-    wait_for(lambda: (folder / "processes.csv").exists(), LIMIT)
+    wait_for(lambda: (folder / "processes.csv").exists() or process.poll() is not None, LIMIT)
+    assert process.poll() is None, process.communicate()[1]
     family = psutil.Process(process.pid).children(recursive=True)
     there = ranks(psutil.Process(process.pid))
     made = schemes.load(folder / "scheme.npz")

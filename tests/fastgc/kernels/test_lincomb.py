@@ -358,7 +358,7 @@ def test_from_compiled_code():
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16], ids=lambda t: t.__name__)
 def test_size_and_place_of_rows_leave_the_bits_alone(variant, p, q, dtype):
-    """How a call is cut depends on what it moves and on where rows lie; short rows far from each other are the plain case."""
+    """How a call is cut depends on what it moves and on where rows lie."""
     length = 1 + (9 << 20) // ((p + q) * np.dtype(dtype).itemsize)  # more than 8 MiB: read from memory
     rng = np.random.default_rng(p * q)
     c = rng.standard_normal((p, q))

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, kernels, storage
+from fastgc import _checks, kernels, rounding, storage
 from fastgc.approximate import Approximation
 from fastgc.decoders import Decoder, Positions, mask_of
 from fastgc.errors import NotDecodableError
@@ -275,13 +275,65 @@ class GradientCode:
         largest elements. Infinite where the set cannot be decoded.
         """
         present = sorted(_checks.members("survivors", survivors, self.workers))
+        return self._paths(present).amplification() if self.is_decodable(present) else float("inf")
+
+    def error_bound(
+        self,
+        survivors: Iterable[int],
+        dtype: npt.DTypeLike,
+        *,
+        result: npt.DTypeLike | None = None,
+        probabilistic: bool = False,
+    ) -> float:
+        """The factor c in ``max |decoded - sum| <= c * sum over partitions of max |gradient|``.
+
+        Known before anything is sent: it depends on the scheme, the survivors and the element types alone. It holds as
+        long as nothing overflows or underflows; of float16, whose smallest normal number is 6e-5, see to that.
+
+        Parameters
+        ----------
+        survivors : iterable of int
+        dtype : dtype
+            Of the messages. Gradients are of that type, or float32 where it is float16 or bfloat16.
+        result : dtype, optional
+            Of the decoded sum, as `decode` takes it; by default the messages' own.
+        probabilistic : bool
+            Instead of what roundings can do at worst, what they do if they are independent with mean zero: the bound
+            grows with the root of their number, and an element exceeds it with a chance of 3e-8 (Higham and Mary 2019,
+            *A New Approach to Probabilistic Rounding Error Analysis*). By no means rigorous: roundings are not random.
+
+        Returns
+        -------
+        float
+            Infinite where the set cannot be decoded. Of schemes that are not exact, it covers the estimate's error too.
+
+        Raises
+        ------
+        TypeError
+            No element type, or messages of `dtype` do not decode to `result`.
+        """
+        present = sorted(_checks.members("survivors", survivors, self.workers))
+        message = _checks.element_type("dtype", dtype)
+        decoded = message if result is None else _checks.element_type("result", result)
+        if not _checks.converts(message, decoded):
+            raise TypeError(f"result must be an element type that {message} decodes to, not {decoded}")
         if not self.is_decodable(present):
             return float("inf")
-        weights = np.abs(self.decoding_weights(present))
-        sizes = np.zeros((len(present), self.partitions))
+        return rounding.bound(self._paths(present), message, decoded, probabilistic=probabilistic)
+
+    def _paths(self, present: list[int]) -> rounding.Paths:
+        """What decides the error of decoding from these workers, who can be decoded."""
+        coefficients = np.zeros((len(present), self.partitions, self.reduction))
+        chains: list[list[int]] = [[] for _ in self.groups]
         for row, worker in enumerate(present):
-            sizes[row, list(self.assignment[worker])] = np.abs(self.coefficients(worker)).sum(axis=1)
-        return float((weights @ sizes).max())
+            coefficients[row, list(self.assignment[worker])] = self.coefficients(worker)
+            chains[self._bits[worker][0]].append(row)
+        return rounding.Paths(
+            weights=self.decoding_weights(present),
+            coefficients=coefficients,
+            encoding=self.load * self.reduction,
+            chains=tuple(np.array(rows, dtype=np.intp) for rows in chains),
+        )
 
     def approximation_error(self, survivors: Iterable[int], approximate: bool | str = True) -> float:
         """How far off an estimate from these survivors can be: ``||A E_F - 1 (x) I||_2``.

@@ -7,12 +7,11 @@ Up to 12 workers all survivor sets are tested, above that a sample.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from math import ceil, comb, log2
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -214,42 +213,15 @@ def residual(scheme: GradientCode, survivors: tuple[int, ...], whole: Array) -> 
     return float(np.abs(product - np.eye(scheme.reduction)[:, None]).sum(axis=2).max())
 
 
-# Bounds on the error. With u = eps / 2 the unit roundoff of the element type, S the sum of ||g_j||, and |A| |E| as in
-# c(F), all to first order (the next order is below 1e-4 of it here):
-#
-# - A message is a chain of Q = load * reduction fused steps, one rounding each (the separate product and sum of the
-#   portable code leave Q as well: a term meets its product and at most Q - 1 sums), on coefficients rounded once:
-#   Q + 1 roundings relative to the sum of |E| |g|.
-# - A group is decoded by a chain of q steps, the number of its survivors, on weights rounded once: q + 1.
-# - The groups' results meet in a tree: ceil(log2(groups)).
-#
-# Every one of these is relative to a sum of |A| |E| |g|, so it contributes u c(F) S. In float64 the coefficients are
-# not rounded, but the tests do not rely on that.
-#
-# - The weights themselves solve A E = I in float64 only up to `residual`, a property of the set and not of the
-#   gradients, which enters in full as residual * S. LU and QR are backward stable, so a row of A misses its z equations
-#   by at most a small constant times k u64 |A| |E| (k unknowns a row of the group's generator, z workers), and so do
-#   the entries of E that a scheme computed by a solve of its own: `weights_bound` takes 4 (z + k) for the constant.
-#   The largest ratio over the table is 0.7 of that, where E itself is the least accurate (cyclic repetition).
-def roundings(scheme: GradientCode, survivors: tuple[int, ...]) -> int:
-    """In encoding, decoding and adding up, on the longest way from a gradient's element to the sum's."""
-    in_group = Counter(scheme.place(worker)[0] for worker in survivors)
-    chain = scheme.load * scheme.reduction + 1
-    return chain + max(in_group.values()) + 1 + ceil(log2(len(scheme.groups)))
-
-
+# LU and QR are backward stable, so a row of A misses its z equations by at most a small constant times k u64 |A| |E|
+# (k unknowns a row of the group's generator, z workers), and so do the entries of E that a scheme computed by a solve
+# of its own: 4 (z + k) is taken for the constant. The largest ratio over the table is 0.7 of that, where E itself is
+# the least accurate (cyclic repetition).
 def weights_bound(scheme: GradientCode, amplified: float) -> float:
     """On `residual`, for survivors of the given amplification."""
     decoders = [scheme.decoder(g) for g in range(len(scheme.groups))]
     size = max(d.workers + d.code.k for d in decoders)  # type: ignore[attr-defined]
     return float(4 * size * UNIT[np.dtype(np.float64)] * amplified)
-
-
-def error_bound(scheme: GradientCode, survivors: tuple[int, ...], dtype: npt.DTypeLike, whole: Array) -> float:
-    """On ``max |decoded - sum| / S``; 1.001 for the higher orders."""
-    amplified = amplification(scheme, survivors, whole)
-    arithmetic = roundings(scheme, survivors) * UNIT[np.dtype(dtype)] * amplified
-    return 1.001 * (arithmetic + residual(scheme, survivors, whole))
 
 
 # Gradients ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from scheme_table import (
     Sets,
     amplification,
     encoding,
-    error_bound,
     gradients,
     larger_sets,
     messages,
@@ -57,10 +56,9 @@ def decode_error(scheme: GradientCode, sent: list[Array], survivors: tuple[int, 
 
 
 def check_exact(scheme: GradientCode, sets: Sets, lengths: list[int], dtype: np.dtype[Any], note: NoteBound) -> None:
-    whole = encoding(scheme)
     values = gradients(scheme.partitions, max(lengths), dtype, SEED)
     total = plain_sum(values)
-    bounds = [error_bound(scheme, survivors, dtype, whole) for survivors in sets]
+    bounds = [scheme.error_bound(survivors, dtype) for survivors in sets]
     for length in lengths:
         part = values[:, :length]
         sent = messages(scheme, part)
@@ -148,7 +146,7 @@ def test_every_subset_decodes_exactly_where_the_rank_says_so(case: Case, note_bo
         assert scheme.is_decodable(survivors) == expected[survivors], survivors
         given = {w: sent[w] for w in survivors}
         if expected[survivors]:
-            used = decode_error(scheme, sent, survivors, total) / (error_bound(scheme, survivors, dtype, whole) * size)
+            used = decode_error(scheme, sent, survivors, total) / (scheme.error_bound(survivors, dtype) * size)
             note_bound("decoding, any subset", used)
             assert used <= 1, f"survivors {survivors}, seed {SEED}: {used:.3g} of the bound"
         else:

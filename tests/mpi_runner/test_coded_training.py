@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scheme_table import EXACT, SAMPLED, UNIT, Case, encoding, error_bound, names, scale
+from scheme_table import EXACT, SAMPLED, UNIT, Case, names, scale
 from scipy import sparse
 
 from fastgc import GradientCode
@@ -55,14 +55,13 @@ def coded_training(
     to for gradient descent."""
     model = LogisticRegression(FEATURES, dtype)
     method = OPTIMIZERS[optimizer](model.initial(), step)
-    whole = encoding(scheme)
     worst, bound = 1.0, 0.0
     for survivors in survivor_sets(scheme):
         gradients = np.stack([model.partial_gradient(method.parameters, part) for part in parts])
         sent = {w: scheme.encode(w, [gradients[j] for j in scheme.assignment[w]]) for w in survivors}
         total = scheme.decode(sent, FEATURES)
         worst = max(worst, scheme.condition_number(survivors))
-        bound += step / count * scale(gradients) * error_bound(scheme, survivors, dtype, whole)
+        bound += step / count * scale(gradients) * scheme.error_bound(survivors, dtype)
         method.update(mean_gradient(total, count, L2, method.parameters))
     return method.model.copy(), worst, bound
 

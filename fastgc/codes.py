@@ -15,17 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, kernels, linalg
+from fastgc import _checks, _optimized, kernels, linalg
+from fastgc._optimized import Certificate
 from fastgc.errors import NotDecodableError
 
 __all__ = [
     "FAMILIES",
+    "Certificate",
     "LinearCode",
     "cauchy",
     "chebyshev",
     "from_generator",
     "gaussian",
     "hamming",
+    "optimized",
     "parity",
     "product",
     "reed_muller",
@@ -55,7 +58,11 @@ class LinearCode:
         else found by rank on first use.
     is_mds : bool
         Whether ``distance == n - k + 1``, the largest possible.
+    certificate : Certificate or None
+        Of an optimised code that was searched for: its worst condition number, and whether all sets were looked at.
     """
+
+    certificate: Certificate | None = None
 
     def __init__(self, generator: npt.ArrayLike, *, name: str, distance: int | None = None) -> None:
         matrix = np.array(generator, dtype=np.float64, order="C")
@@ -306,6 +313,27 @@ def cauchy(n: int, k: int) -> LinearCode:
     return LinearCode(1.0 / np.sin(a[:, None] - b), name=f"cauchy({n}, {k})", distance=n - k + 1)
 
 
+def optimized(n: int, k: int) -> LinearCode:
+    """The code whose worst set of k rows is best conditioned, as far as is known; MDS.
+
+    In closed form for k = 1, k = 2 (lines at angles pi i / n, the optimum), k = n - 1 and k = n; for other n up to 16
+    from a table, the same bits everywhere, whose every set of k rows was looked at. Longer codes up to n = 32 are
+    searched for once within a fixed budget of steps, some seconds, and kept in the cache folder (``$FASTGC_CACHE``,
+    else the user's); their last bits depend on the machine's LAPACK, so that machines must share the saved scheme,
+    as with random codes. From n = 33 on the code is harmonic. `LinearCode.certificate` says what is known of these.
+
+    Parameters
+    ----------
+    n, k : int
+        Block length and dimension, ``1 <= k <= n``.
+    """
+    n, k = _dimensions(n, k)
+    generator, certificate = _optimized.generator(n, k)
+    code = LinearCode(generator, name=f"optimized({n}, {k})", distance=n - k + 1)
+    code.certificate = certificate
+    return code
+
+
 def hamming(r: int) -> LinearCode:
     """The binary Hamming code [2^r - 1, 2^r - 1 - r] with its 0/1 generator read over the reals; distance 3.
 
@@ -371,6 +399,7 @@ def from_generator(generator: npt.ArrayLike, *, distance: int | None = None) -> 
 
 
 FAMILIES: dict[str, Callable[..., LinearCode]] = {
+    "optimized": optimized,
     "gaussian": gaussian,
     "vandermonde": vandermonde,
     "chebyshev": chebyshev,

@@ -78,8 +78,8 @@ def grouped(
     load, reduction : int, optional
         Block length and dimension of the code; may be left out where `code` is a `LinearCode`.
     code : LinearCode or str, optional
-        A code, or the name of a family in `fastgc.codes.FAMILIES`; ``"cauchy"`` by default: for nearly every size the
-        best conditioned of them.
+        A code, or the name of a family in `fastgc.codes.FAMILIES`; ``"optimized"`` by default: for
+        every size the best conditioned of them.
     uneven : bool
         Allow a `load` that does not divide `workers`: ``ceil(workers / load)`` groups, as equal as possible. A smaller
         group of z workers holds z partitions under a [z, reduction] code of the family, or the first z rows of `code`.
@@ -117,7 +117,7 @@ def grouped(
             f"not {reduction}"
         )
     code_of = {size: _code_for(size, reduction, code, seed) for size in sorted(set(sizes))}
-    label = code_of[max(sizes)].name if isinstance(code, LinearCode) else str(code or "cauchy")
+    label = code_of[max(sizes)].name if isinstance(code, LinearCode) else str(code or "optimized")
     return _from_groups(f"grouped({workers}, load={load}, reduction={reduction}, code={label})", sizes, code_of)
 
 
@@ -129,7 +129,7 @@ def _code_for(size: int, reduction: int, code: LinearCode | str | None, seed: in
         if linalg.rank(punctured) < reduction:
             raise ValueError(f"code must keep rank {reduction} in its first {size} rows, for the smaller groups")
         return codes.from_generator(punctured)
-    family = "cauchy" if code is None else code
+    family = "optimized" if code is None else code
     if not isinstance(family, str) or family not in codes.FAMILIES:
         raise ValueError(f"code must be a LinearCode or one of {', '.join(codes.FAMILIES)}, not {code!r}")
     options: dict[str, Any] = {"seed": seed} if family == "gaussian" else {}

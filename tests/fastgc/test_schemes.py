@@ -71,7 +71,7 @@ def test_uneven_groups_take_the_punctured_code_or_a_fresh_one() -> None:
     punctured = schemes.grouped(7, code=code, uneven=True)
     assert np.array_equal(punctured.coefficients(6)[0], code.generator[2])
     fresh = schemes.grouped(7, 4, 2, uneven=True)
-    assert np.array_equal(fresh.coefficients(6)[0], codes.cauchy(3, 2).generator[2])
+    assert np.array_equal(fresh.coefficients(6)[0], codes.optimized(3, 2).generator[2])
 
 
 @pytest.mark.parametrize("n", range(1, 13))

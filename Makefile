@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp bench/*.cpp)
 
-.PHONY: train test unit setup lint format types sanitize aarch64 soak bench clean
+.PHONY: train test unit setup lint format types sanitize aarch64 pcluster soak bench clean
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
@@ -40,6 +40,16 @@ sanitize:
 aarch64:
 	tests/csrc/run_aarch64.sh
 
+# AWS ParallelCluster, whose schema the test of the cluster on EC2 asks. An environment of its own, of 180 MB: it wants
+# other versions than the package, and `make test` does without.
+PCLUSTER := 3.16.1
+pcluster: .venv-pcluster/$(PCLUSTER).stamp
+
+.venv-pcluster/$(PCLUSTER).stamp:
+	$(PYTHON) -m venv .venv-pcluster
+	.venv-pcluster/bin/python -m pip install --quiet 'aws-parallelcluster==$(PCLUSTER)'
+	touch $@
+
 # Every promised survivor set × every length to 1000 × both element types: 32 minutes of one core.
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m soak
@@ -54,7 +64,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so
+	rm -rf $(VENV) .venv-pcluster build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so
 
 # Editable installs: Python files count at once, C++ files after `make setup`.
 $(VENV)/pip.stamp:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpi_runner data | train | compare | watch | report | cluster | slurm``."""
+"""The command line: ``python -m mpi_runner data | train | compare | watch | report | cluster | slurm | ec2``."""
 
 from __future__ import annotations
 
@@ -64,12 +64,13 @@ def main(command: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from mpi_runner.cluster import commands as cluster_commands  # psutil may be absent
+    from mpi_runner.ec2 import commands as ec2_commands
     from mpi_runner.report import commands as report_commands
     from mpi_runner.slurm import commands as slurm_commands
 
     parser = Parser(prog="python -m mpi_runner", description="Training with coded gradients over MPI.")
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="data | train | compare | watch | report | cluster | slurm"
+        title="commands", required=True, metavar="data | train | compare | watch | report | cluster | slurm | ec2"
     )
 
     data = commands.add_parser("data", help="fetch and encode the data beforehand", description=_data.__doc__)
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     report_commands.add(commands)
     cluster_commands.add(commands)
     slurm_commands.add(commands, lambda words: _train_config(parser.parse_args(["train", *words])))
+    ec2_commands.add(commands)
     return parser
 
 

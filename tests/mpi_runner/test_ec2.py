@@ -301,6 +301,12 @@ def test_the_policy_grants_no_more_than_its_names(capsys: pytest.CaptureFixture[
     assert [s["Condition"]["StringEquals"]["iam:PassedToService"] for s in passed] == [
         ["ec2.amazonaws.com", "lambda.amazonaws.com"]
     ]
+    # The names that ParallelCluster gives: nested stacks and functions' roles have the cluster's as a prefix.
+    assert [name.rpartition("/")[2] for name in by_name["ItsTables"]["Resource"]] == [
+        "parallelcluster-second",
+        "parallelcluster-slurm-second",
+    ]
+    assert [name.partition("stack/")[2] for name in by_name["ItsStack"]["Resource"]] == ["second/*", "second-*"]
     assert by_name["RunnersFiles"]["Resource"] == "arn:aws:s3:::my-bucket/second/*"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ from runner_support import LIMIT, ROWS, SEED, Run, Start, Train
 
 from mpi_runner import flights
 from mpi_runner.cache import DataError
+
+# A shell has what it starts in the background ignore this signal, and what a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,21 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp bench/*.cpp)
 
-.PHONY: train test unit setup lint format types sanitize aarch64 pcluster soak bench clean
+.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster soak bench clean
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
 	    --schemes uncoded cyclic_repetition:stragglers=2 polynomial:stragglers=2,reduction=2 grouped:load=4,reduction=2
 
-# The sanitizers' build takes one core for minutes, the tests mostly the other.
+# The runner's tests mostly wait: the core's, and then the sanitizers' build, take the other core meanwhile.
 test: lint types
-	$(MAKE) --no-print-directory -j2 sanitize unit
+	$(MAKE) --no-print-directory -j2 runner core sanitize
 
-unit: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not soak"
+core: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m "not soak" --ignore tests/mpi_runner
+
+runner: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m "not soak" tests/mpi_runner
 
 setup: $(VENV)/dev.stamp
 

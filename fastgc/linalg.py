@@ -10,11 +10,25 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 
 
+def significant(values: npt.NDArray[np.floating[Any]], rows: int, columns: int) -> npt.NDArray[np.bool_]:
+    """Which singular values of a matrix, or of each of a stack, count: those above
+    ``64 * max(rows, columns) * eps * largest``.
+
+    Parameters
+    ----------
+    values : ndarray, shape (..., min(rows, columns))
+        Decreasing.
+    rows, columns : int
+        Of the matrix.
+    """
+    return np.asarray(values > 64 * max(rows, columns) * np.finfo(np.float64).eps * values[..., :1])
+
+
 def rank(matrix: npt.ArrayLike, /) -> Any:
     """Numerical rank, after scaling every column to unit length.
 
-    The singular values above ``64 * max(rows, columns) * eps * largest`` are counted. This one function decides rank
-    everywhere: what is decodable, which patterns are singular, which distances are claimed.
+    The `significant` singular values are counted. This one function decides rank everywhere: what is decodable, which
+    patterns are singular, which distances are claimed.
 
     Parameters
     ----------
@@ -32,8 +46,7 @@ def rank(matrix: npt.ArrayLike, /) -> Any:
     else:
         length = np.linalg.norm(stack, axis=-2, keepdims=True)
         values = np.linalg.svd(stack / np.where(length > 0, length, 1.0), compute_uv=False)
-        threshold = 64 * max(rows, columns) * np.finfo(np.float64).eps * values[..., :1]
-        ranks = np.count_nonzero(values > threshold, axis=-1)
+        ranks = np.count_nonzero(significant(values, rows, columns), axis=-1)
     return int(ranks) if stack.ndim == 2 else ranks
 
 
@@ -81,15 +94,13 @@ def solve_rows(matrix: Matrix, target: Matrix) -> Matrix:
     """
     length = np.linalg.norm(matrix, axis=0)
     length[length == 0] = 1.0
-    left, values, right = np.linalg.svd(matrix / length, full_matrices=False)
-    keep = values > 64 * max(matrix.shape) * np.finfo(np.float64).eps * values[0]
-    return np.asarray(((target / length) @ right[keep].T / values[keep]) @ left[:, keep].T)
+    return nearest_rows(matrix / length, target / length)
 
 
 def nearest_rows(matrix: Matrix, target: Matrix) -> Matrix:
     """The shortest A of those for which ``A @ matrix`` comes nearest to `target`, in the Frobenius and spectral norms.
 
-    Singular values below `rank`'s share of the largest count as zero. Columns are not scaled: distance is measured in
+    Singular values that are not `significant` count as zero. Columns are not scaled: distance is measured in
     them.
 
     Parameters
@@ -102,5 +113,5 @@ def nearest_rows(matrix: Matrix, target: Matrix) -> Matrix:
     ndarray, shape (m, q)
     """
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    keep = values > 64 * max(matrix.shape) * np.finfo(np.float64).eps * values[0]
+    keep = significant(values, *matrix.shape)
     return np.asarray((target @ right[keep].T / values[keep]) @ left[:, keep].T)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, kernels
+from fastgc import _checks, kernels, linalg
 from fastgc.approximate import problem_of
 from fastgc.codes import LinearCode
 from fastgc.decoders import LinearDecoder, positions_of
@@ -97,8 +97,7 @@ class _Checks:
         rows = self.matrix[list(positions_of(mask))]
         length = np.linalg.norm(rows, axis=0)
         left, values, _ = np.linalg.svd(rows / np.where(length > 0, length, 1.0))
-        # The rule of `linalg.rank`.
-        rank = int(np.count_nonzero(values > 64 * max(rows.shape) * np.finfo(np.float64).eps * values[0]))
+        rank = int(np.count_nonzero(linalg.significant(values, *rows.shape)))
         return left[:, :rank], left[:, rank:].T
 
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:

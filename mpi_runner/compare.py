@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,16 @@ from rich import box
 from rich.table import Table
 
 from mpi_runner import launch, processes
-from mpi_runner.checkpoint import FOLDER, Checkpoint
+from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import CONFIG, TrainConfig, UsageError, arguments, check_directory
 from mpi_runner.display import Display, Follower, console, figure, measure_name
 from mpi_runner.experiments import Experiment
 from mpi_runner.intervals import Interval
-from mpi_runner.reading import read_run
-from mpi_runner.records import read_facts, read_outcome, read_processes, rewind
+from mpi_runner.reading import Run, read_run
+from mpi_runner.records import read_facts, read_outcome, read_processes
 from mpi_runner.report import commands as report
 from mpi_runner.report.groups import Group, Section, sections
-from mpi_runner.resuming import begin, ready
+from mpi_runner.resuming import Standing, begin, clear, ready
 
 COLUMNS = (
     "scheme", "delay", "seed", "run", "measure", "score", "final_loss", "mean_seconds", "median_seconds", "p95_seconds",
@@ -113,38 +112,35 @@ def compare(
         status = _do(run, quiet)
         if status != 0:
             return status
-    folders = sorted(Path(config.run) for config in configs)
-    _write_table(folders, folder / "compare.csv")
-    found = sections([read_run(path) for path in folders], baseline=experiment.baseline, skip=experiment.skip)
+    runs = [read_run(path) for path in sorted(Path(config.run) for config in configs)]
+    _write_table(runs, folder / "compare.csv")
+    found = sections(runs, baseline=experiment.baseline, skip=experiment.skip)
     for section in found:
         screen.print(table(section))
     page = folder / report.PAGE
-    report.write(folders, page, baseline=experiment.baseline, skip=experiment.skip)
+    report.write(found, page)
     screen.print(f"report: {os.fspath(page)}", soft_wrap=True, markup=False)
     return 0
 
 
 def _do(planned: Planned, quiet: bool) -> int:
     config, resumed = planned.config, planned.resumed
-    folder = Path(config.run)
-    if resumed is None and (folder / CONFIG).exists():
-        rewind(folder, 0)
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        (folder / CONFIG).unlink()
+    if resumed is None:
+        clear(config, Standing.NEW)
     begin(config, resumed)
     scheme = ready(config, resume=False)[0]
     words = arguments(config) + (["--resume", config.run] if resumed else [])
     with Display(config, scheme.name, quiet) as display:
         follower = Follower(config.run, display)
-        status = launch.run(config.workers + 1, folder, words, follower.look)
+        status = launch.run(config.workers + 1, Path(config.run), words, follower.look)
     return status if status != 0 or follower.figures() is not None else launch.EXIT_FAILED
 
 
-def _write_table(folders: Sequence[Path], file: Path) -> None:
+def _write_table(runs: Sequence[Run], file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        for run in map(read_run, folders):
+        for run in runs:
             figures = run.summary or {}
             own = {"run": os.fspath(run.path), "delay": run.config["delay"], "seed": run.config["seed"]}
             writer.writerow(figures | own | {"score": figures.get(f"test_{figures.get('measure')}")})

@@ -6,10 +6,13 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpi_runner.config import UsageError
 from mpi_runner.reading import read_run, runs_in
+
+if TYPE_CHECKING:
+    from mpi_runner.report.groups import Section
 
 PAGE = "report.html"
 
@@ -34,41 +37,33 @@ def _report(options: argparse.Namespace) -> int:
     """Make one HTML page of runs, of those that are over and of those that still go on: it opens without a network."""
     if options.skip < 0:
         raise UsageError(f"--skip must be at least 0, not {options.skip}")
+    from mpi_runner.report.groups import sections
+
     given = [Path(run) for run in options.runs]
     folders = list(dict.fromkeys(run for path in given for run in runs_in(path)))
     out = Path(options.out) if options.out else (given[0] if len(given) == 1 else Path()) / PAGE
     figures = Path(options.figures) if options.figures else None
-    made = write(folders, out, baseline=options.baseline, skip=options.skip, together=options.together, figures=figures)
-    for path in made:
+    runs = [read_run(folder) for folder in folders]
+    found = sections(runs, baseline=options.baseline, skip=options.skip, together=options.together)
+    for path in write(found, out, figures):
         print(os.fspath(path))
     return 0
 
 
-def write(
-    folders: Sequence[Path],
-    out: Path,
-    *,
-    baseline: str | None = None,
-    skip: int = 0,
-    together: bool = False,
-    figures: Path | None = None,
-) -> list[Path]:
-    """Write the page of some run directories; returns the files.
+def write(found: Sequence[Section], out: Path, figures: Path | None = None) -> list[Path]:
+    """Write the page of some runs; returns the files.
 
     Parameters
     ----------
-    folders : sequence of Path
+    found : sequence of Section
+        See `mpi_runner.report.groups.sections`.
     out : Path
         Of the page.
-    baseline, skip, together
-        See `mpi_runner.report.groups.sections`.
     figures : Path, optional
         A folder for the plots as files.
     """
     from mpi_runner.report import page
-    from mpi_runner.report.groups import sections
 
-    found = sections([read_run(folder) for folder in folders], baseline=baseline, skip=skip, together=together)
     content = page.render(found)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,362 @@
+// What the bindings see of Python's arguments: rows and matrices of numbers where they lie, and the checks that all
+// share.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core.h"
+
+namespace fastgc {
+namespace views {
+
+namespace py = pybind11;
+
+// What an argument is called: made into text only where there is something to say about it.
+struct Name {
+    const char* name;
+    Index group, item;
+    Name(const char* argument, Index group_number = -1, Index item_number = -1)
+        : name(argument), group(group_number), item(item_number) {}
+    Name at(Index index) const { return {name, group, index}; }
+    std::string text() const {
+        std::string whole = name;
+        for (const Index index : {group, item})
+            if (index >= 0) whole += "[" + std::to_string(index) + "]";
+        return whole;
+    }
+};
+
+inline std::string operator+(const Name& name, const std::string& rest) { return name.text() + rest; }
+inline std::string operator+(const std::string& before, const Name& name) { return before + name.text(); }
+
+inline std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
+inline std::string type_name(py::handle object) { return text(py::type::handle_of(object).attr("__name__")); }
+inline std::string shape_of(py::handle array) { return text(array.attr("shape")); }
+
+[[noreturn]] inline void value_error(const std::string& message) { throw py::value_error(message); }
+[[noreturn]] inline void type_error(const std::string& message) { throw py::type_error(message); }
+
+enum class Element { f32, f64, f16, bf16 };
+
+inline std::size_t size_of(Element element) { return element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2; }
+inline const char* name_of(Element element) {
+    constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
+    return names[static_cast<int>(element)];
+}
+
+// The array behind a handle that is known to be one, without a change of its reference count.
+inline const py::detail::PyArray_Proxy& proxy(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
+
+inline Element element_of(py::handle array, const Name& name) {
+    const auto& type = *py::detail::array_descriptor_proxy(proxy(array).descr);
+    if (type.byteorder == '=' || type.byteorder == '|') {
+        constexpr int float32 = 11, float64 = 12, float16 = 23;  // NPY_FLOAT, NPY_DOUBLE, NPY_HALF
+        if (type.type_num == float32) return Element::f32;
+        if (type.type_num == float64) return Element::f64;
+        if (type.type_num == float16) return Element::f16;
+        // A type that ml_dtypes registers with NumPy. It is known by its name, so that nothing need be imported, and
+        // from then on by its number, because asking for a name takes microseconds.
+        static std::atomic<int> bfloat16{-1};
+        if (type.type_num == bfloat16.load(std::memory_order_relaxed)) return Element::bf16;
+        const auto dtype = py::reinterpret_borrow<py::dtype>(proxy(array).descr);
+        if (type.type_num > float16 && dtype.itemsize() == 2 && text(dtype.attr("name")) == "bfloat16") {
+            bfloat16.store(type.type_num, std::memory_order_relaxed);
+            return Element::bf16;
+        }
+    }
+    type_error(name + ": expected dtype float32, float64, float16 or bfloat16 in native byte order, got " +
+               text(proxy(array).descr));
+}
+
+enum class Access { read, write };
+
+// A list that needs no allocation up to 32 items.
+template <class T>
+class Few {
+  public:
+    Few() {}  // not defaulted, which would have `Few{}` fill the room with zeros
+    Few(Few&& other) : more_(std::move(other.more_)), size_(other.size_), room_(other.room_) {
+        std::copy(other.first_, other.first_ + kRoom, first_);
+    }
+    void append(T item) {
+        if (size_ == room_) reserve(2 * room_);
+        begin()[size_++] = item;
+    }
+    // As many items, of which those beyond the ones there are to be filled in.
+    void resize(Index size) {
+        if (size > room_) reserve(size);
+        size_ = size;
+    }
+    T* begin() { return more_ ? more_.get() : first_; }
+    T* end() { return begin() + size_; }
+    const T* begin() const { return more_ ? more_.get() : first_; }
+    const T* end() const { return begin() + size_; }
+    Index size() const { return size_; }
+    T operator[](Index i) const { return begin()[i]; }
+
+  private:
+    static constexpr Index kRoom = 32;
+    void reserve(Index room) {
+        std::unique_ptr<T[]> wider(new T[static_cast<std::size_t>(room)]);
+        std::copy(begin(), end(), wider.get());
+        more_ = std::move(wider);
+        room_ = room;
+    }
+    T first_[kRoom];
+    std::unique_ptr<T[]> more_;
+    Index size_ = 0, room_ = kRoom;
+};
+
+// Rows of numbers in memory: what a 2-D array, or a sequence of 1-D arrays, is to the kernels. A caller holds what it
+// gave; `owners` holds the items of a sequence, which may change meanwhile, and copies.
+struct Rows {
+    Name name;
+    Element element = Element::f32;
+    Index length = 0;
+    Few<char*> data;
+    std::vector<py::object> owners;
+    py::handle type;
+
+    explicit Rows(const Name& argument) : name(argument) {}
+    Index count() const { return data.size(); }
+    std::size_t bytes() const { return static_cast<std::size_t>(length) * size_of(element); }
+    std::size_t total() const { return bytes() * static_cast<std::size_t>(count()); }
+    template <class T>
+    T* const* as() const {
+        return reinterpret_cast<T* const*>(data.begin());
+    }
+};
+
+// Appends the rows of a 1-D or 2-D array. Inputs whose elements are not next to each other are copied.
+inline void append(Rows& rows, py::handle array, const Name& name, Access access) {
+    const auto* view = &proxy(array);
+    const Element element = element_of(array, name);
+    const Index length = view->dimensions[view->nd - 1];
+    if (rows.count() == 0) {
+        rows.element = element;
+        rows.length = length;
+        rows.type = view->descr;
+    }
+    if (element != rows.element)
+        type_error(name + ": expected dtype " + name_of(rows.element) + " like " + rows.name.at(0) + ", got " +
+                   name_of(element));
+    if (length != rows.length)
+        value_error(name + ": expected length " + std::to_string(rows.length) + " like " + rows.name.at(0) + ", got " +
+                    std::to_string(length));
+    const bool adjacent = length <= 1 || view->strides[view->nd - 1] == static_cast<Index>(size_of(element));
+    const bool aligned = (view->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+    if (access == Access::write) {
+        if ((view->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) == 0)
+            value_error(name + ": the array is read-only");
+        if (!adjacent)
+            value_error(name + ": elements of a row must be contiguous, got strides " + text(array.attr("strides")));
+        if (!aligned) value_error(name + ": elements must be aligned to their size");
+    } else if (!adjacent || !aligned) {
+        rows.owners.push_back(array.attr("copy")("C"));
+        view = &proxy(rows.owners.back());
+    }
+    const Index count = view->nd == 2 ? view->dimensions[0] : 1;
+    const Index stride = view->nd == 2 ? view->strides[0] : 0;
+    for (Index i = 0; i < count; ++i) rows.data.append(view->data + i * stride);
+}
+
+inline void append_vector(Rows& rows, py::handle object, const Name& name, Access access) {
+    if (!py::isinstance<py::array>(object)) type_error(name + ": expected a 1-D NumPy array, got " + type_name(object));
+    if (proxy(object).nd != 1) value_error(name + ": expected a 1-D array, got shape " + shape_of(object));
+    append(rows, object, name, access);
+}
+
+inline std::vector<py::object> items_of(py::handle object, const Name& name, const char* expected) {
+    if (!PySequence_Check(object.ptr()) || py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object))
+        type_error(name + ": expected " + expected + ", got " + type_name(object));
+    std::vector<py::object> items;
+    items.reserve(static_cast<std::size_t>(std::max<Py_ssize_t>(PySequence_Size(object.ptr()), 0)));
+    PyErr_Clear();  // a sequence without a length is still one
+    for (py::handle item : object) items.push_back(py::reinterpret_borrow<py::object>(item));
+    return items;
+}
+
+inline Rows rows_view(py::handle object, const Name& name, Access access) {
+    Rows rows{name};
+    if (py::isinstance<py::array>(object)) {
+        if (proxy(object).nd != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(object));
+        append(rows, object, name, access);
+    } else {
+        rows.owners = items_of(object, name, "a 2-D array or a sequence of 1-D arrays");
+        const auto given = static_cast<Index>(rows.owners.size());  // copies are added
+        for (Index i = 0; i < given; ++i)
+            append_vector(rows, py::handle(rows.owners[static_cast<std::size_t>(i)]), name.at(i), access);
+    }
+    if (rows.count() == 0) value_error(name + ": expected at least one row, got none");
+    if (rows.length == 0) value_error(name + ": rows have length 0");
+    return rows;
+}
+
+inline Rows vector_rows(py::handle object, const Name& name, Access access) {
+    Rows rows{name};
+    append_vector(rows, object, name, access);
+    return rows;
+}
+
+inline void require_element(const Rows& rows, Element element, const char* like) {
+    if (rows.element != element)
+        type_error(rows.name + ": expected dtype " + name_of(element) + " like " + like + ", got " +
+                   name_of(rows.element));
+}
+
+// float16 and bfloat16 may go out as float32, and float32 as either; the result is rounded once in any case.
+inline void require_output(const Rows& out, Element inputs, const char* like) {
+    const auto narrow = [](Element element) { return element == Element::f16 || element == Element::bf16; };
+    if ((out.element == Element::f32 && narrow(inputs)) || (inputs == Element::f32 && narrow(out.element))) return;
+    require_element(out, inputs, like);
+}
+
+inline void require_shape(const Rows& rows, Index count, Index length) {
+    if (rows.count() != count)
+        value_error(rows.name + ": expected " + std::to_string(count) + " rows, got " + std::to_string(rows.count()));
+    if (rows.length != length)
+        value_error(rows.name + ": expected length " + std::to_string(length) + ", got " + std::to_string(rows.length));
+}
+
+// Rows are compared by address range: interleaved rows of one array do not overlap.
+class Overlap {
+  public:
+    explicit Overlap(const Rows& out) : bytes_(out.bytes()), name_(out.name), starts_(out.data.begin()) {
+        count_ = out.count();
+        const std::less<> before;
+        const auto close = [&](Index i) { return before(starts_[i], starts_[i - 1] + bytes_); };
+        Index i = 1;
+        while (i < count_ && !close(i)) ++i;
+        if (i < count_) {  // not one after the other
+            sorted_.assign(starts_, starts_ + count_);
+            std::sort(sorted_.begin(), sorted_.end(), before);
+            starts_ = sorted_.data();
+            for (i = 1; i < count_; ++i)
+                if (close(i)) value_error(out.name + ": rows overlap each other in memory");
+        }
+    }
+    void check(const Rows& inputs) const {
+        const std::less<> before;
+        char* const end = starts_[count_ - 1] + bytes_;
+        for (Index q = 0; q < inputs.count(); ++q) {
+            char* const begin = inputs.data[q];
+            if (!before(begin, end) || !before(starts_[0], begin + inputs.bytes())) continue;
+            // Outputs are disjoint, so only the last one that starts before the input's end can reach into it.
+            char* const* const after = std::lower_bound(starts_, starts_ + count_, begin + inputs.bytes(), before);
+            if (after != starts_ && before(begin, *(after - 1) + bytes_))
+                value_error(name_ + ": overlaps " + inputs.name + " row " + std::to_string(q) + " in memory");
+        }
+    }
+
+  private:
+    std::size_t bytes_;
+    Name name_;
+    char* const* starts_;  // in increasing order
+    Index count_;
+    std::vector<char*> sorted_;
+};
+
+// A matrix of doubles, row by row: the caller's memory if it is like that, else a copy.
+class Matrix {
+  public:
+    Matrix(py::handle object, const Name& name) {
+        if (!py::isinstance<py::array>(object) || !read(object)) {
+            const py::array array = py::array::ensure(object);
+            if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
+                type_error(name + ": expected real numbers, got " +
+                           (array ? "dtype " + text(array.dtype()) : type_name(object)));
+            if (array.ndim() != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(array));
+            read(py::object(array.attr("astype")("float64")).attr("copy")("C"));
+        }
+    }
+    Index rows() const { return rows_; }
+    Index columns() const { return columns_; }
+    Index size() const { return rows_ * columns_; }
+    const double* data() const { return owner_ ? reinterpret_cast<const double*>(proxy(owner_).data) : copy_.begin(); }
+    std::string shape() const { return "(" + std::to_string(rows_) + ", " + std::to_string(columns_) + ")"; }
+
+  private:
+    // Whether it was one of the common arrays, float32 or float64: going through NumPy takes microseconds.
+    bool read(py::handle array) {
+        using Api = py::detail::npy_api;
+        constexpr int float32 = 11, float64 = 12;  // NPY_FLOAT, NPY_DOUBLE
+        const auto& view = proxy(array);
+        const auto& type = *py::detail::array_descriptor_proxy(view.descr);
+        if (view.nd != 2 || (type.type_num != float32 && type.type_num != float64) || type.byteorder != '=' ||
+            (view.flags & Api::NPY_ARRAY_ALIGNED_) == 0)
+            return false;
+        rows_ = view.dimensions[0];
+        columns_ = view.dimensions[1];
+        if (type.type_num == float64 && (view.flags & Api::NPY_ARRAY_C_CONTIGUOUS_) != 0) {
+            owner_ = py::reinterpret_borrow<py::object>(array);
+            return true;
+        }
+        copy_.resize(size());
+        if (type.type_num == float64)
+            copy_from<double>(view);
+        else
+            copy_from<float>(view);
+        return true;
+    }
+    template <class T>
+    void copy_from(const py::detail::PyArray_Proxy& view) {
+        double* to = copy_.begin();
+        for (Index i = 0; i < rows_; ++i)
+            for (Index j = 0; j < columns_; ++j)
+                *to++ = static_cast<double>(
+                    *reinterpret_cast<const T*>(view.data + i * view.strides[0] + j * view.strides[1]));
+    }
+    py::object owner_;
+    Few<double> copy_;
+    Index rows_ = 0, columns_ = 0;
+};
+
+inline Matrix coefficients_view(py::handle object, const Name& name, Element element) {
+    Matrix matrix(object, name);
+    if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + matrix.shape());
+    const double most =
+        element == Element::f64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+    const double* const value = matrix.data();
+    const Index size = matrix.size();
+    Index beyond = 0;  // counted without a branch first: a 64 x 64 matrix takes 3 us with one, longer than short rows
+    for (Index i = 0; i < size; ++i) beyond += !(std::fabs(value[i]) <= most);
+    if (beyond > 0) {
+        const Index i = std::find_if(value, value + size, [=](double x) { return !(std::fabs(x) <= most); }) - value;
+        value_error(name +
+                    ("[" + std::to_string(i / matrix.columns()) + ", " + std::to_string(i % matrix.columns()) +
+                     "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +
+                     ", got " + text(py::float_(value[i]))));
+    }
+    return matrix;
+}
+
+inline Matrix finite_matrix(py::handle object, const Name& name) {
+    Matrix matrix(object, name);
+    const double* const value = matrix.data();
+    const Index size = matrix.size();
+    // Zero times a number is NaN where that is not finite; four sums, as one alone waits for itself.
+    double sums[4] = {0, 0, 0, 0};
+    for (Index i = 0; i + 4 <= size; i += 4)
+        for (int e = 0; e < 4; ++e) sums[e] += 0.0 * value[i + e];
+    for (Index i = size / 4 * 4; i < size; ++i) sums[0] += 0.0 * value[i];
+    if (std::isnan((sums[0] + sums[1]) + (sums[2] + sums[3]))) {
+        const Index i = std::find_if(value, value + size, [](double x) { return !std::isfinite(x); }) - value;
+        value_error(name + ("[" + std::to_string(i / matrix.columns()) + ", " + std::to_string(i % matrix.columns()) +
+                            "]: expected a finite number, got " + text(py::float_(value[i]))));
+    }
+    return matrix;
+}
+
+}  // namespace views
+}  // namespace fastgc

@@ -102,8 +102,11 @@ class Slurm:
         return done.stdout.strip()
 
     def go_on(self, job: str) -> None:
-        """Let a job that was queued again start now: Slurm would have it wait for two minutes."""
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        """Let a job that was queued again start soon: Slurm would have it wait for two minutes.
+
+        Not in the second in which it was ended: to slurmd, which counts seconds, its new credential is then an old one.
+        """
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
 
     def state(self, job: str) -> str:
         """Of a job: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, CANCELLED, …"""

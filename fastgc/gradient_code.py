@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, kernels, rounding, storage
+from fastgc import _checks, kernels, parts, rounding, storage
 from fastgc.approximate import Approximation
 from fastgc.decoders import Decoder, Positions, mask_of
 from fastgc.errors import NotDecodableError
@@ -217,6 +217,52 @@ class GradientCode:
         """
         worker = _checks.integer("worker", worker, 0, self.workers - 1)
         return Encoder(self.assignment[worker], self.coefficients(worker), length, dtype, out)
+
+    # Partial stragglers ----------------------------------------------------------------------------------------------
+
+    def in_parts(self, count: int) -> GradientCode:
+        """This scheme where workers send a message after each of `count` parts of their work.
+
+        Part t is slice t of every partition, coded as the whole is. So the sum is there as soon as every part can be
+        decoded, each from its own survivors, and what a worker has done of its work by then is used, whether it ever
+        finishes or not.
+
+        Parameters
+        ----------
+        count : int
+            1 is the scheme itself.
+
+        Returns
+        -------
+        GradientCode
+            Its ``workers * count`` "workers" are the messages: number ``worker * count + t`` is `worker`'s on part t.
+            Its partition ``j * count + t`` is slice t of partition j.
+
+        Notes
+        -----
+        A message is as long as without parts, so who finishes everything sends `count` times as much.
+        """
+        count = _checks.integer("count", count, 1)
+        return self if count == 1 else GradientCode(parts.split(self._data, count))
+
+    def part_order(self, worker: int, count: int) -> tuple[int, ...]:
+        """The order in which a worker should do `count` parts, so that workers together have all of them early.
+
+        In a group of z workers of which any m decode, all equally fast, the sum is there after ``ceil(m * count / z)``
+        parts, where it takes all `count` if everybody begins with the same.
+
+        Parameters
+        ----------
+        worker : int
+        count : int
+
+        Returns
+        -------
+        tuple of int
+            A permutation of 0 … count - 1.
+        """
+        group, position = self.place(worker)
+        return parts.order(position, len(self.groups[group].workers), _checks.integer("count", count, 1))
 
     # Master ----------------------------------------------------------------------------------------------------------
 

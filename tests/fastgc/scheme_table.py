@@ -84,6 +84,10 @@ def given_as_coefficients(case: Case, stragglers: bool = False) -> Case:
     return Case(f"from_coefficients of {case.name}", make)
 
 
+def _in_parts(case: Case, count: int) -> Case:
+    return Case(f"{case.name} in {count} parts", lambda: case.fresh().in_parts(count))
+
+
 def _irregular() -> GradientCode:
     """Workers with one, two and three partitions, one of which has no weight at all; not a group each."""
     assignment = [(0,), (0, 1), (1, 2), (2,), (2, 0, 1)]
@@ -126,7 +130,12 @@ GIVEN = [
     *[given_as_coefficients(case, stragglers=True) for case in CONSTRUCTED[2::6]],
     Case("from_coefficients irregular", _irregular),
 ]
-EXACT = CONSTRUCTED + GIVEN
+IN_PARTS = [
+    _in_parts(_family(4, 2, 1, "optimized"), 2),
+    _in_parts(_call(schemes.cyclic_repetition, 4, 2), 2),
+    _in_parts(_call(schemes.polynomial_gaussian, 3, 1, 2), 3),
+]
+EXACT = CONSTRUCTED + GIVEN + IN_PARTS
 """Exact schemes of at most 12 workers."""
 
 SAMPLED = [

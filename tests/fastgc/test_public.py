@@ -35,7 +35,7 @@ NAMES: dict[Any, list[str]] = {
     fastgc.GradientCode: [
         "coefficients", "message_length", "encode", "encode_all", "encoder", "is_decodable", "decoding_weights",
         "condition_number", "amplification", "decode", "approximation_error", "verifiable", "detection_floor",
-        "collector", "save",
+        "collector", "in_parts", "part_order", "save",
     ],
     kernels: ["lincomb", "decoding_weights", "backends", "reference"],
     streaming.Encoder: ["add", "message"],

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastgc
-from fastgc import codes, kernels
-from fastgc.codes import LinearCode
+from fastgc import kernels
+from fastgc.stability import LONGEST, Subject, every, examples, table
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,10 +29,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, does in (
         ("info", "show version, kernels, instruction sets and threads"),
-        ("codes", "show the families of linear codes, their distances and conditioning"),
+        ("codes", "show the families of linear codes, their distances, conditioning and errors over all survivor sets"),
     ):
         command = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
+        if name == "codes":
+            command.add_argument(
+                "--up-to",
+                type=int,
+                choices=range(2, LONGEST + 1),
+                metavar="D",
+                help="measure every family and prior scheme at every load d up to D (2 to 16) and reduction m < d, "
+                "instead of a few codes; 16 takes some minutes",
+            )
     return parser
 
 
@@ -92,52 +101,27 @@ def _info_text(values: dict[str, Any]) -> str:
 
 # codes ----------------------------------------------------------------------------------------------------------------
 
-
-def _examples() -> list[tuple[str, LinearCode]]:
-    sizes = ((4, 2), (8, 4), (12, 6))
-    families = [(name, make(n, k)) for name, make in codes.FAMILIES.items() for n, k in sizes]
-    return [
-        *families,
-        *[("repetition", codes.repetition(n)) for n in (2, 4)],
-        *[("parity", codes.parity(k)) for k in (3, 7)],
-        *[("hamming", codes.hamming(r)) for r in (3, 4)],
-        *[("reed_muller", codes.reed_muller(r, m)) for r, m in ((1, 3), (1, 4), (2, 4))],
-        ("product", codes.product(codes.parity(2), codes.parity(2))),
-        ("product", codes.product(codes.repetition(2), codes.cauchy(4, 2))),
-    ]
+_HEAD = "[n, k]    distance  MDS  worst condition  median   error: float32  bfloat16  float16"
 
 
-def code_table() -> list[dict[str, Any]]:
-    """A few codes of each family.
+def _print_codes(subjects: Sequence[Subject]) -> None:
+    """Line by line, as each is measured."""
 
-    Returns
-    -------
-    list of dict
-        ``family``, ``code``, ``n``, ``k``, ``distance``, ``stragglers`` (one less), ``mds`` and ``condition``, the
-        worst over all decodable sets of k rows.
-    """
-    return [
-        {
-            "family": family,
-            "code": code.name,
-            "n": code.n,
-            "k": code.k,
-            "distance": code.distance,
-            "stragglers": code.distance - 1,
-            "mds": code.is_mds,
-            "condition": code.worst_condition_number(),
-        }
-        for family, code in _examples()
-    ]
+    def number(value: float | None, width: int) -> str:
+        return ("overflow" if value is None else f"{value:.2g}").rjust(width)
 
-
-def _codes_text(table: list[dict[str, Any]]) -> str:
-    rows = [("code", "[n, k]", "distance", "MDS", "worst condition")]
-    for row in table:
-        mds = "yes" if row["mds"] else "no"
+    width = max(len(subject.row["code"]) for subject in subjects)
+    print(f"{'code'.ljust(width)}  {_HEAD}")
+    for row in table(subjects):
         size = f"[{row['n']}, {row['k']}]"
-        rows.append((row["code"], size, str(row["distance"]), mds, f"{row['condition']:.3g}"))
-    return _aligned(rows)
+        errors = row["errors"]
+        bfloat16 = number(errors["bfloat16"], 10) if "bfloat16" in errors else "–".rjust(10)
+        print(
+            f"{row['code'].ljust(width)}  {size:<8}  {row['distance']:>8}  {'yes' if row['mds'] else 'no':<3}"
+            f"{number(row['condition'], 17)}{number(row['median_condition'], 8)}{number(errors['float32'], 17)}"
+            f"{bfloat16}{number(errors['float16'], 9)}",
+            flush=True,
+        )
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
@@ -161,8 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             values = info()
             print(json.dumps(values, indent=2) if options.json else _info_text(values))
         else:
-            table = code_table()
-            print(json.dumps(table, indent=2) if options.json else _codes_text(table))
+            subjects = every(options.up_to) if options.up_to else examples()
+            if options.json:
+                print(json.dumps(list(table(subjects)), indent=2))
+            else:
+                _print_codes(subjects)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

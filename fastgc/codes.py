@@ -184,6 +184,17 @@ class LinearCode:
                 worst = max(worst, float(np.linalg.cond(stack[decodable]).max()))
         return worst
 
+    def decodable_sets(self) -> Iterator[tuple[int, ...]]:
+        """All sets of k rows of rank k, in lexicographic order.
+
+        Yields
+        ------
+        tuple of int
+            Row numbers, ascending; `worst_condition_number` is the largest ``condition_number`` of these.
+        """
+        for rows in _combination_batches(self.n, self.k):
+            yield from map(tuple, rows[linalg.rank(self.generator[rows]) == self.k].tolist())
+
     def __repr__(self) -> str:
         return f"<LinearCode {self.name}: n={self.n}, k={self.k}>"
 

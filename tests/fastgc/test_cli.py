@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastgc
-from fastgc import cli, codes, kernels
+from fastgc import cli, codes, kernels, stability
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -71,11 +71,12 @@ def test_codes() -> None:
     assert (result.returncode, result.stderr) == (0, "")
     header, *lines = result.stdout.splitlines()
     assert header.split("  ")[0] == "code"
-    assert len(lines) == len(cli.code_table())
+    assert len(lines) == len(stability.examples())
     assert len({line.index("[", header.index("[n, k]")) for line in [header, *lines]}) == 1  # aligned
-    assert max(map(len, [header, *lines])) <= 100
+    assert len({len(line) for line in [header, *lines]}) == 1
+    assert len(header) <= 122
     (line,) = [line for line in lines if line.startswith("cauchy(4, 2)")]
-    assert line.split()[-5:] == ["[4,", "2]", "3", "yes", "2.41"]
+    assert line.split()[2:8] == ["[4,", "2]", "3", "yes", "2.4", "2.4"]
 
 
 def test_codes_as_json() -> None:
@@ -92,7 +93,20 @@ def test_codes_as_json() -> None:
         assert row["stragglers"] == row["distance"] - 1
         assert row["mds"] == (row["distance"] == row["n"] - row["k"] + 1)
         assert row["condition"] >= 1
+        assert row["median_condition"] <= row["condition"]
+        for name, worst in row["errors"].items():
+            assert row["median_errors"][name] <= worst
     assert by_code["reed_muller(1, 3)"]["condition"] == pytest.approx(3.73, abs=0.01)
+
+
+def test_codes_of_every_size() -> None:
+    result = run("codes", "--up-to", "4", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    table = json.loads(result.stdout)
+    sizes = {(2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (4, 3)}
+    for family in (*codes.FAMILIES, "polynomial"):
+        assert {(row["n"], row["k"]) for row in table if row["family"] == family} == sizes
+    assert {(row["n"], row["k"]) for row in table if row["family"] == "cyclic_repetition"} == {(2, 1), (3, 1)}
 
 
 WRONG = [
@@ -100,6 +114,8 @@ WRONG = [
     (("plant",), "'plant'"),
     (("info", "--yaml"), "--yaml"),
     (("codes", "8"), "8"),
+    (("codes", "--up-to", "17"), "17"),
+    (("codes", "--up-to", "many"), "many"),
     (("info", "--json=yes"), "yes"),
 ]
 

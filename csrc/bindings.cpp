@@ -172,30 +172,43 @@ bool truth(PyObject* value) {
     return truth != 0;
 }
 
+// Whether an argument is NumPy's or numbers of Python, as far as its first item tells. Arrays of other libraries take
+// the way through fastgc.arrays; so does what is nothing of the kind, to be refused there.
+bool is_native(PyObject* value, int depth) {
+    if (py::isinstance<py::array>(value) || PyFloat_Check(value) || PyLong_Check(value)) return true;
+    if (depth == 0 || !(PyList_Check(value) || PyTuple_Check(value))) return false;
+    const auto first = py::reinterpret_steal<py::object>(PySequence_GetItem(value, 0));
+    if (!first) PyErr_Clear();  // nothing in it
+    return !first || is_native(first.ptr(), depth - 1);
+}
+// The deepest are weights: a list of groups, of rows, of numbers.
+bool are_native(Value value) { return is_native(value[0], 3) && is_native(value[1], 3); }
+
 py::object direct(const std::string& name, py::object function) {
     if (name == "lincomb")
-        return fastgc::direct(std::move(function),
-                              {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, [](Value value) {
-                                  return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]),
-                                                 or_none(value[4]), py::none())
-                                      .release()
-                                      .ptr();
-                              });
+        return fastgc::direct(
+            std::move(function), {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, are_native,
+            [](Value value) {
+                return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
+                    .release()
+                    .ptr();
+            });
     if (name == "encode")
         return fastgc::direct(
-            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3},
+            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3}, are_native,
             [](Value value) {
                 return encode(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
                     .release()
                     .ptr();
             });
     if (name == "decode")
-        return fastgc::direct(
-            std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4}, [](Value value) {
-                return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]), py::none())
-                    .release()
-                    .ptr();
-            });
+        return fastgc::direct(std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4},
+                              are_native, [](Value value) {
+                                  return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]),
+                                                py::none())
+                                      .release()
+                                      .ptr();
+                              });
     value_error("name: expected lincomb, encode or decode, got " + name);
 }
 

@@ -14,6 +14,7 @@ struct Direct {
     PyObject* function;
     std::array<PyObject*, kMostParameters> names;  // interned, so that nearly every comparison is of addresses
     Parameters parameters;
+    Suits suits;
     Run run;
 };
 
@@ -39,7 +40,8 @@ bool place(const Direct& self, PyObject* const* arguments, std::size_t given, Py
 PyObject* call(PyObject* object, PyObject* const* arguments, std::size_t flagged, PyObject* keywords) {
     const Direct& self = *of(object);
     std::array<PyObject*, kMostParameters> values{};
-    if (!place(self, arguments, static_cast<std::size_t>(PyVectorcall_NARGS(flagged)), keywords, values.data()))
+    if (!place(self, arguments, static_cast<std::size_t>(PyVectorcall_NARGS(flagged)), keywords, values.data()) ||
+        !self.suits(values.data()))
         return PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     try {
         return self.run(values.data());
@@ -115,7 +117,7 @@ py::object make_type() {
 
 }  // namespace
 
-py::object direct(py::object function, const Parameters& parameters, Run run) {
+py::object direct(py::object function, const Parameters& parameters, Suits suits, Run run) {
     // Objects hold a reference to their type, so that it needs no other owner.
     const py::object type = make_type();
     auto* const python_type = reinterpret_cast<PyTypeObject*>(type.ptr());
@@ -124,6 +126,7 @@ py::object direct(py::object function, const Parameters& parameters, Run run) {
     Direct& self = *of(object);
     self.call = call;
     self.parameters = parameters;
+    self.suits = suits;
     self.run = run;
     self.function = function.release().ptr();
     for (std::size_t i = 0; i < parameters.count; ++i) self.names[i] = PyUnicode_InternFromString(parameters.names[i]);

@@ -1,8 +1,9 @@
 // A Python callable that reaches a function of C++ without a detour through argument parsing in Python.
 //
-// direct(function, parameters, run) stands in for a Python function that documents, and in all cases could do, what
-// `run` does for calls that name only `parameters`. Every other call, also one that lacks an argument, goes to the
-// Python function. A call costs about 30 ns, one through a Python function and pybind11's dispatcher ten times as much.
+// direct(function, parameters, suits, run) stands in for a Python function that documents, and in all cases could do,
+// what `run` does for calls that name only `parameters`, with values that `suits`. Every other call, also one that
+// lacks an argument, goes to the Python function. A call costs about 30 ns, one through a Python function and
+// pybind11's dispatcher ten times as much.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,12 +17,13 @@ constexpr std::size_t kMostParameters = 6;
 
 // Values of the parameters in order, null where not given. Returns a new reference; may throw what pybind11 translates.
 using Run = PyObject* (*)(PyObject* const* values);
+using Suits = bool (*)(PyObject* const* values);  // must not throw
 
 struct Parameters {
     std::array<const char*, kMostParameters> names{};
     std::size_t count = 0, required = 0, positional = 0;
 };
 
-pybind11::object direct(pybind11::object function, const Parameters& parameters, Run run);
+pybind11::object direct(pybind11::object function, const Parameters& parameters, Suits suits, Run run);
 
 }  // namespace fastgc

@@ -21,8 +21,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast, overload
 import numpy as np
 import numpy.typing as npt
 
+from fastgc import arrays
 from fastgc.errors import NotDecodableError
-from fastgc.kernels import reference
+from fastgc.kernels import _segments, reference
 
 __all__ = [
     "backends",
@@ -95,6 +96,18 @@ def _backend(name: str | None) -> _Backend:
     if (name or _default) not in backends():
         raise ValueError(f"backend: expected one of {', '.join(backends()) or '(none works here)'}, got {name!r}")
     return _loaded.setdefault("numba", importlib.import_module("fastgc.kernels._numba"))
+
+
+def _at(name: str, rows: Any, backend: str | None) -> tuple[arrays.Origin, _Backend]:
+    """Where a call's arrays come from, and the backend for them."""
+    where = arrays.origin_of_rows(name, rows)
+    if backend is not None and where.backend is not None and backend != where.backend:
+        raise ValueError(f"backend: expected {where.backend!r} for arrays of {where}, got {backend!r}")
+    return where, _backend(backend) if where.backend is None else arrays.cuda(name, where)
+
+
+def _listed(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -192,7 +205,16 @@ def lincomb(
     Chains over float16 and bfloat16 are in float32 and rounded to `out` once, to nearest even, so that splitting a sum
     keeps the bits only where `out` is float32.
     """
-    return _backend(backend).lincomb(coefficients, inputs, out, accumulate, threads)
+    matrix = arrays.on_host("coefficients", coefficients)
+    where, run = _at("inputs", inputs, backend)
+    if where is arrays.NUMPY:
+        return run.lincomb(matrix, inputs, out, accumulate, threads)
+    rows = where.rows("inputs", inputs)
+    return where.compute(
+        lambda made: run.lincomb(matrix, rows, made, accumulate, threads),
+        None if accumulate else lambda: ((len(matrix), len(rows[0])), rows[0].dtype),
+        out,
+    )
 
 
 @_direct
@@ -236,8 +258,16 @@ def encode(
     Equation for y_i of Kadhe, Koyluoglu, Ramchandran 2020 (arXiv 2005.07184). Every element is the chain of `lincomb`
     over the terms that exist, j ascending, then u ascending; the error bound is that of `lincomb` with Q = d*m.
     """
-    result: Array = _backend(backend).encode(coefficients, gradients, out, accumulate, threads)
-    return result
+    matrix = arrays.on_host("coefficients", coefficients)
+    where, run = _at("gradients", gradients, backend)
+    if where is arrays.NUMPY:
+        return run.encode(matrix, gradients, out, accumulate, threads)  # type: ignore[no-any-return]
+    rows = where.rows("gradients", gradients)
+    return where.compute(  # type: ignore[no-any-return]
+        lambda made: run.encode(matrix, rows, made, accumulate, threads),
+        None if accumulate else lambda: (_segments.block_length(len(rows[0]), np.shape(matrix)[1]), rows[0].dtype),
+        out,
+    )
 
 
 @_direct
@@ -282,8 +312,15 @@ def decode(
     error is at most that of each group's `lincomb` plus ceil(log2(number of groups)) roundings of the sums. Every
     message is read once and `out` written once. Groups of messages in float16 or bfloat16 are added in float32.
     """
-    result: Array = _backend(backend).decode(weights, messages, length, out, threads)
-    return result
+    groups = list(messages) if arrays.is_array(messages) else messages
+    matrices = [arrays.on_host(f"weights[{g}]", w) for g, w in enumerate(weights)] if _listed(weights) else weights
+    where, run = _at("messages[0]", groups[0] if _listed(groups) and groups else None, backend)
+    if where is arrays.NUMPY:
+        return run.decode(matrices, messages, length, out, threads)  # type: ignore[no-any-return]
+    rows = [where.rows(f"messages[{g}]", group) for g, group in enumerate(groups)]
+    return where.compute(  # type: ignore[no-any-return]
+        lambda made: run.decode(matrices, rows, length, made, threads), lambda: (length, rows[0][0].dtype), out
+    )
 
 
 def decoding_weights(

@@ -104,7 +104,7 @@ def turns(
     comm: MPI.Intracomm, scheme: GradientCode, length: int, repeats: int, iterations: int, pause: float, folder: Path
 ) -> list[dict[str, Any]]:
     """All contestants once, in an order drawn anew, then all again; what each has measured, on rank 0."""
-    layout = Wire(scheme, length, np.float32, np.float32)
+    layout = Wire(scheme, length, "float32", "float32")
     sizes = layout.sizes[wire.MODEL], layout.sizes[wire.RESULT]
     order = np.random.Generator(np.random.Philox(key=0))
     encode = _encoding(scheme, length, comm.Get_rank() - 1)

@@ -1,9 +1,10 @@
 """Gradient coding: exact distributed gradients without waiting for stragglers.
 
-`schemes` makes gradient codes, `codes` the linear codes they are built from, `kernels` does the arithmetic.
+`schemes` makes gradient codes, `codes` the linear codes they are built from, `kernels` does the arithmetic,
+`compression` makes messages shorter.
 """
 
-from fastgc import codes, kernels, schemes
+from fastgc import codes, compression, kernels, schemes
 from fastgc.errors import CorruptMessageError, NotDecodableError
 from fastgc.gradient_code import GradientCode
 from fastgc.layout import Layout
@@ -19,6 +20,7 @@ __all__ = [
     "Verified",
     "__version__",
     "codes",
+    "compression",
     "kernels",
     "schemes",
 ]

@@ -62,6 +62,8 @@ class Noise(NamedTuple):
     """A size that messages are known to have had, where they may be smaller now because gradients cancel."""
     dtype: npt.DTypeLike | None = None
     """An element type that messages were rounded to on their way."""
+    rounding: float = 0.0
+    """At most how far other than by that, relative to its message's largest, an element was moved on its way."""
 
 
 class Verifiable(NamedTuple):
@@ -334,6 +336,7 @@ class Verifier:
         if sent != _checks.compute_type(dtype):
             half, least = _rounding(sent)
             tiny += least
+        half += noise.rounding
         absolute = sqrt(count) * (encoding + reading) * tiny
         if noise.scale is not None:
             size = sqrt(sum(self._sizes[worker] ** 2 for worker in workers)) * noise.scale

@@ -166,6 +166,11 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--l2", type=float, help="weight of half the squared norm (default: the model's)")
     parser.add_argument("--dtype", choices=ELEMENT_TYPES, default="float32", help="of model and gradients")
     parser.add_argument("--message-dtype", choices=MESSAGE_TYPES, help="of gradients on their way (default: --dtype)")
+    parser.add_argument(
+        "--error-feedback",
+        action="store_true",
+        help="workers add what --message-dtype leaves out of their messages to later ones",
+    )
     parser.add_argument("--model-dtype", choices=MODEL_TYPES, help="of the model on its way (default: --dtype)")
     parser.add_argument("--poll", choices=POLLS, default="backoff", help="spin: ranks have cores of their own")
     parser.add_argument(
@@ -202,7 +207,7 @@ def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, 
         name: getattr(options, name)
         for name in (
             "workers", "iterations", "model", "rows", "delay", "seed", "dtype", "step", "l2", "poll", "evaluate_every",
-            "message_dtype", "model_dtype", "hang_deadline", "checkpoint_every", "deadline", "verify",
+            "message_dtype", "model_dtype", "error_feedback", "hang_deadline", "checkpoint_every", "deadline", "verify",
         )
     }  # fmt: skip
     usual = MODELS[options.model]

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from fastgc import GradientCode, codes, kernels, schemes
+from fastgc import GradientCode, codes, compression, kernels, schemes
 from mpi_runner import delays, problems
 from mpi_runner.deadlines import Deadline
 from mpi_runner.optimizers import OPTIMIZERS
 
 ELEMENT_TYPES = ("float32", "float64")
-MESSAGE_TYPES = ("float32", "float64", "float16", "bfloat16")
+MESSAGE_TYPES = compression.CODECS
 MODEL_TYPES = ("float32", "float64", "bfloat16")
 MOST_WORKERS = 100_000
 POLLS = ("backoff", "spin")
@@ -62,7 +62,10 @@ class TrainConfig:
         The run directory.
     optimizer, dtype, poll : str
     message_dtype, model_dtype : str, optional
-        Element types of coded gradients on their way up and of the model on its way down; `dtype` by default.
+        What coded gradients are compressed to on their way up (`fastgc.compression.CODECS`), and the element type of
+        the model on its way down; `dtype` by default.
+    error_feedback : bool
+        Let workers add what compressing left out of their messages to later ones (`fastgc.compression.ErrorFeedback`).
     hang_deadline : float, optional
         Seconds after which a silent worker counts as hung; learned by default.
     deadline : str, optional
@@ -96,6 +99,7 @@ class TrainConfig:
     l2: float | None = None
     message_dtype: str | None = None
     model_dtype: str | None = None
+    error_feedback: bool = False
     poll: str = "backoff"
     hang_deadline: float | None = None
     deadline: str | None = None
@@ -191,6 +195,11 @@ def _check_numbers(config: TrainConfig) -> None:
     for name, given in (("message-dtype", config.message_dtype), ("model-dtype", config.model_dtype)):
         if given == "float64" and config.dtype != "float64":
             raise UsageError(f"--{name} must not be wider than --dtype, which is {config.dtype}, not {given}")
+    if config.error_feedback and config.message_dtype in (None, config.dtype):
+        raise UsageError(
+            f"--error-feedback needs a --message-dtype narrower than --dtype, which is {config.dtype}; as they are, "
+            "messages leave nothing out"
+        )
     try:
         delays.parse(config.delay).check(config.workers)
     except ValueError as error:
@@ -258,7 +267,7 @@ def arguments(config: TrainConfig) -> list[str]:
         values.pop(name)
     for name, value in values.items():
         if value is True:
-            command.append(f"--{name}")
+            command.append(f"--{name.replace('_', '-')}")
         elif value is not None and value is not False:
             command += [f"--{name.replace('_', '-')}", str(value)]
     return command

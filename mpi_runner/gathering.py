@@ -50,8 +50,8 @@ class Gathering:
         Of the gradient.
     dtype : dtype
         Of the gradient and, when they are added, of messages.
-    sent : dtype
-        That coded gradients had on their way.
+    rounding : float
+        At most how far elements of coded gradients were moved on their way, relative to the largest of their message.
     deadline : Deadline, optional
     verify : bool
     """
@@ -61,7 +61,7 @@ class Gathering:
         scheme: GradientCode,
         length: int,
         dtype: np.dtype[Any],
-        sent: np.dtype[Any],
+        rounding: float = 0.0,
         deadline: Deadline | None = None,
         verify: bool = False,
     ) -> None:
@@ -69,7 +69,7 @@ class Gathering:
         self._gradients = scheme.collector(length, dtype)
         self._statistics = scheme.collector(wire.STATISTICS, np.float64)
         self._gradient = np.empty(length, dtype)
-        self._sent = sent
+        self._rounding = rounding
         self._deadline = deadline
         self._verify = verify
         self._sizes: dict[int, float] = {}
@@ -159,7 +159,7 @@ class Gathering:
     def take(self) -> Taken | None:
         """The gradient; None where messages contradict each other and more are needed to tell which are wrong."""
         exact = self._scheme.exact and self._scheme.is_decodable(self.survivors)
-        verify: bool | Noise = Noise(magnitude=self._magnitude, dtype=self._sent) if self._verify else False
+        verify: bool | Noise = Noise(magnitude=self._magnitude, rounding=self._rounding) if self._verify else False
         out = None if self._verify else self._gradient  # a verified gradient would be copied there
         try:
             result = self._gradients.gradient(out, approximate=self._scheme.exact and not exact, verify=verify)

@@ -107,6 +107,7 @@ def train(
     verify: bool = False,
     message_dtype: str | None = None,
     model_dtype: str | None = None,
+    error_feedback: bool = False,
     poll: str = "backoff",
 ) -> Result | None:
     """Train a model with coded gradients, in a script that mpirun or srun has started on ``scheme.workers + 1`` ranks.
@@ -138,7 +139,8 @@ def train(
     resume : bool
         Go on from the newest checkpoint in `run`, with the same arguments but for more iterations, and what does not
         change the model.
-    delay, evaluate_every, checkpoint_every, hang_deadline, deadline, verify, message_dtype, model_dtype, poll
+    delay, evaluate_every, checkpoint_every, hang_deadline, deadline, verify, message_dtype, model_dtype,
+    error_feedback, poll
         As the command line's.
 
     Returns
@@ -187,6 +189,7 @@ def train(
         verify=verify,
         message_dtype=message_dtype,
         model_dtype=model_dtype,
+        error_feedback=error_feedback,
     )
     try:
         check_settings(config, scheme)

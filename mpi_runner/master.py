@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from fastgc import GradientCode
-from mpi_runner import elements, processes, wire
+from mpi_runner import processes, wire
 from mpi_runner.faults import CannotDecode, HangDeadline, Loss
 from mpi_runner.gathering import Gathering, Taken
 from mpi_runner.optimizers import Optimizer, mean_gradient
@@ -94,11 +94,12 @@ class Master:
         self._with_loss = with_loss
         parameters = optimizer.parameters
         self._gathering = gathering
-        self._widened: list[Array] = []  # coded gradients in the type computed with, where messages have another
-        if layout.message_dtype != parameters.dtype:
+        self._widened: list[Array] = []  # coded gradients in the type computed with, where messages are compressed
+        if layout.codec.name != parameters.dtype.name:
             self._widened = [np.empty(layout.message_length, parameters.dtype) for _ in range(scheme.workers)]
         self._peers = Peers(comm, layout, scheme.workers, deadline)
         self._overflowed: list[int] = []
+        self._used: Sequence[int] = ()  # whose messages were used in the iteration before
         self._seconds = array("d")
         self._prescribed: frozenset[int] | None = None
         self._loss = float("nan")
@@ -218,7 +219,7 @@ class Master:
         start = time.perf_counter()
         if self.lost_workers or self._prescribed is not None:
             self._check_decodable(iteration)
-        self._peers.offer(iteration, self._optimizer.parameters)
+        self._peers.offer(iteration, self._optimizer.parameters, self._used)
         self._sending, self._receiving = time.perf_counter() - start, 0.0
         self._poller.restart()
         taken, ready = self._taken(iteration)
@@ -226,6 +227,7 @@ class Master:
         loss = self._regularized(taken.loss / taken.examples) if self._with_loss else float("nan")
         self._loss = loss
         self._estimates += taken.error > 0
+        self._used = taken.survivors
         self._optimizer.update(mean_gradient(taken.gradient, taken.examples, self._l2, self._optimizer.parameters))
         end = time.perf_counter()
         for worker in taken.corrupt:
@@ -284,8 +286,7 @@ class Master:
             self._record(worker, header, outcome)
             self._gathering.note(begun - self._peers.sent_at[worker])
             if outcome == "used":
-                gradient = self._coded_gradient(worker, buffer, header.exponent)
-                self._gathering.add(worker, gradient, self._wire.statistics(buffer))
+                self._gathering.add(worker, self._coded_gradient(worker, buffer), self._wire.statistics(buffer))
             elif outcome == "overflow":
                 self._overflowed.append(worker)
                 self._check_decodable(iteration)
@@ -312,9 +313,13 @@ class Master:
         """The workers that have answered in this iteration or may still do so."""
         return (set(self._peers.alive) - set(self._overflowed)) | set(self._gathering.survivors)
 
-    def _coded_gradient(self, worker: int, buffer: Array, exponent: int) -> Array:
-        gradient = self._wire.gradient(buffer)
-        return elements.widen(gradient, exponent, self._widened[worker]) if self._widened else gradient
+    def _coded_gradient(self, worker: int, buffer: Array) -> Array:
+        layout, data = self._wire, self._wire.gradient(buffer)
+        if self._widened:
+            return layout.codec.decompress(data, layout.message_length, self._widened[worker])
+        gradient = layout.codec.numbers(data)
+        assert gradient is not None  # they are of the type computed with
+        return gradient
 
     def _attend(self, iteration: int) -> None:
         """Look after what else may have happened: lost workers, signals."""
@@ -354,7 +359,7 @@ class Master:
         if self.lost_workers:
             said.append(f"workers {_names(self.lost_workers)} are lost")
         if self._overflowed:
-            said.append(f"the gradients of workers {_names(self._overflowed)} overflow the element type of messages")
+            said.append(f"the gradients of workers {_names(self._overflowed)} overflow what messages can hold")
         raise CannotDecode(
             f"iteration {iteration + 1} cannot be completed under {self._scheme.name}: {' and '.join(said)}"
         )

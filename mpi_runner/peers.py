@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -198,8 +199,16 @@ class Peers:
         """All have loaded their data: from here on answers are to models."""
         self._deadline = self._deadline_of_answers
 
-    def offer(self, iteration: int, parameters: Array) -> None:
-        """Begin an iteration: the new model goes to every worker that owes nothing."""
+    def offer(self, iteration: int, parameters: Array, used: Collection[int] = ()) -> None:
+        """Begin an iteration: the new model goes to every worker that owes nothing.
+
+        Parameters
+        ----------
+        iteration : int
+        parameters : ndarray
+        used : collection of int
+            The workers whose messages were used in the iteration before.
+        """
         # A model still on its way stays as it is. A worker has one at most, so there are never more than workers + 1;
         # that of a hung worker is never free again.
         free = [model for model in self._models if model.delivered()]
@@ -210,6 +219,8 @@ class Peers:
             self._models.append(self._model)
         self._iteration = iteration
         self._wire.parameters(self._model.buffer)[:] = parameters
+        if self._wire.feedback:
+            self._wire.mark_used(self._model.buffer, used)
         self._wire.seal(self._model.buffer, wire.MODEL, iteration)
         for worker, state in enumerate(self._state):
             if state == IDLE:

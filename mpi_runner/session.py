@@ -25,7 +25,6 @@ from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import TrainConfig, UsageError
 from mpi_runner.deadlines import Deadline
 from mpi_runner.display import Display
-from mpi_runner.elements import element_type
 from mpi_runner.faults import CannotDecode, HangDeadline
 from mpi_runner.gathering import Gathering
 from mpi_runner.launch import EXIT_FAILED, EXIT_LOST, LAUNCHED, SIGNALLED, signals_noted
@@ -155,9 +154,10 @@ def take_part(
     layout = Wire(
         scheme,
         len(problem.model.initial()),
-        element_type(config.model_dtype or config.dtype),
-        element_type(config.message_dtype or config.dtype),
+        config.model_dtype or config.dtype,
+        config.message_dtype or config.dtype,
         share_number(comm, secrets.randbits(64) if number < 0 else None, poller),
+        config.error_feedback,
     )
     if number < 0:
         return _lead(comm, config, scheme, layout, problem, poller, resumed, quiet)
@@ -254,7 +254,7 @@ def _lead(
             scheme,
             len(optimizer.parameters),
             optimizer.parameters.dtype,
-            layout.message_dtype,
+            layout.rounding,
             None if config.deadline is None else Deadline(config.deadline, scheme.workers),
             config.verify,
         )

@@ -3,11 +3,11 @@
 ============  =========  =============================================================================================
 kind          from, tag  after the 72-byte header
 ============  =========  =============================================================================================
-MODEL         master, 1  the parameters to differentiate at
+MODEL         master, 1  the parameters to differentiate at; with error feedback, padded to 8 bytes, and a bit a worker
 SKIP, STOP    master, 2  nothing: the header's iteration is over / the run is over
-RESULT        worker, 3  the coded gradient, padded to 8 bytes, and coded (loss, examples) in float64
+RESULT        worker, 3  the coded gradient, compressed, padded to 8 bytes, and coded (loss, examples) in float64
 READY         worker, 3  nothing: waiting for the newest model (at the start, and after abandoned work)
-OVERFLOW      worker, 3  nothing: the coded gradient has numbers that the element type of messages cannot hold
+OVERFLOW      worker, 3  nothing: the coded gradient has numbers that the messages cannot hold
 BYE           worker, 3  nothing: the worker's last message
 ============  =========  =============================================================================================
 
@@ -18,21 +18,20 @@ A header names the format, the run, the scheme and the gradient it is for, and h
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from fastgc import GradientCode
-from mpi_runner import elements
+from fastgc import GradientCode, compression
 
 MODEL, SKIP, STOP, RESULT, READY, OVERFLOW, BYE = 1, 2, 3, 4, 5, 6, 7
 TAG_MODEL, TAG_CONTROL, TAG_RESULT = 1, 2, 3
 
-MAGIC = b"fastgc\x00\x02"  # the last byte is the version of this format
-HEADER = struct.Struct("<8sQQQqQIBBhfffI")
+MAGIC = b"fastgc\x00\x03"  # the last byte is the version of this format
+HEADER = struct.Struct("<8sQQQqQIBB2xfffI")
 assert HEADER.size == 72  # a multiple of 8: what follows is aligned
 
 
@@ -52,9 +51,7 @@ class Header(NamedTuple):
     worker: int
     kind: int
     element: int
-    """Type of the numbers, by `elements.CODES`."""
-    exponent: int = 0
-    """Of a RESULT: its numbers are the coded gradient times two to this power."""
+    """How the numbers are written, by `ELEMENTS`."""
     compute_seconds: float = 0.0
     """Of a RESULT: spent on gradients, encoding, and sleeping."""
     encode_seconds: float = 0.0
@@ -62,6 +59,9 @@ class Header(NamedTuple):
     rejected: int = 0
     """Messages of the master that this worker has dropped so far."""
 
+
+ELEMENTS = {"float32": 1, "float64": 2, "float16": 3, "bfloat16": 4, "int8": 5}
+"""How a header names a codec of `fastgc.compression`."""
 
 STATISTICS = 2
 """Numbers that travel beside the gradient, coded in the same way: the sum of losses and the number of examples."""
@@ -95,37 +95,50 @@ class Wire:
     scheme : GradientCode
     length : int
         Of the gradient.
-    model_dtype, message_dtype : dtype-like
-        Of the parameters on their way down, and of the coded gradient on its way up.
+    model, message : str
+        The codecs, of `fastgc.compression`, of the parameters on their way down (one without scales) and of the coded
+        gradient on its way up.
     run : int
         Any number below 2⁶⁴ that no other run has.
+    feedback : bool
+        Whether models say whose messages were used in the iteration before.
     """
 
     def __init__(
         self,
         scheme: GradientCode,
         length: int,
-        model_dtype: npt.DTypeLike,
-        message_dtype: npt.DTypeLike,
+        model: str,
+        message: str,
         run: int = 0,
+        feedback: bool = False,
     ) -> None:
-        self.model_dtype = np.dtype(model_dtype)
-        self.message_dtype = np.dtype(message_dtype)
+        self._model = compression.codec(model)
+        self.codec = compression.codec(message)
+        """Of coded gradients."""
         self.length = length
         self.run = run
+        self.feedback = feedback
+        self.rounding = self.codec.unit * ((2 + self.codec.unit) if feedback else 1)
+        """At most how far an element of a coded gradient is moved on its way, relative to the largest there has been.
+
+        With error feedback the residual is added, which is one rounding, and the sum is rounded.
+        """
         self.fingerprint = int.from_bytes(bytes.fromhex(scheme.fingerprint)[:8], "little")
         self.message_length = scheme.message_length(length)
         self.statistics_length = scheme.message_length(STATISTICS)
-        self._gradient_end = HEADER.size + self.message_length * self.message_dtype.itemsize
-        self._statistics_at = -(-self._gradient_end // 8) * 8
+        self._gradient_end = HEADER.size + self.codec.size(self.message_length)
+        self._statistics_at = _aligned(self._gradient_end)
+        self._parameters_end = HEADER.size + self._model.size(length)
+        self._used_at = _aligned(self._parameters_end)
         empty = HEADER.size
         self.sizes = {
-            MODEL: empty + length * self.model_dtype.itemsize,
+            MODEL: self._used_at + _aligned(-(-scheme.workers // 8)) if feedback else self._parameters_end,
             RESULT: self._statistics_at + self.statistics_length * 8,
             **dict.fromkeys((SKIP, STOP, READY, OVERFLOW, BYE), empty),
         }
         """Bytes of a message, by kind."""
-        up, down = elements.code(self.message_dtype), elements.code(self.model_dtype)
+        up, down = ELEMENTS[message], ELEMENTS[model]
         self._elements = dict.fromkeys(self.sizes, up) | {MODEL: down}
 
     def result_buffer(self) -> Array:
@@ -148,7 +161,6 @@ class Wire:
         iteration: int,
         *,
         worker: int = 0,
-        exponent: int = 0,
         spent: Spent = NOTHING,
         rejected: int = 0,
     ) -> Array:
@@ -156,18 +168,31 @@ class Wire:
         message = buffer[: self.sizes[kind]]
         HEADER.pack_into(
             message.data, 0, MAGIC, 0, self.fingerprint, self.run, iteration, self.length, worker, kind,
-            self._elements[kind], exponent, *spent, rejected,
+            self._elements[kind], *spent, rejected,
         )  # fmt: skip
         _CHECKSUM.pack_into(message.data, _CHECKSUM_AT, checksum(message))
         return message
 
     def parameters(self, buffer: Array) -> Array:
         """The parameters in a MODEL: a view."""
-        return buffer[HEADER.size :].view(self.model_dtype)
+        numbers = self._model.numbers(buffer[HEADER.size : self._parameters_end])
+        assert numbers is not None  # the codec of models has no scales
+        return numbers
+
+    def mark_used(self, buffer: Array, workers: Collection[int]) -> None:
+        """Say in a MODEL whose messages were used in the iteration before."""
+        used = buffer[self._used_at :]
+        used[:] = 0
+        for worker in workers:
+            used[worker // 8] |= 1 << worker % 8
+
+    def was_used(self, buffer: Array, worker: int) -> bool:
+        """Whether a MODEL says that a worker's message of the iteration before was used."""
+        return bool(buffer[self._used_at + worker // 8] >> worker % 8 & 1)
 
     def gradient(self, buffer: Array) -> Array:
-        """The coded gradient in a RESULT: a view."""
-        return buffer[HEADER.size : self._gradient_end].view(self.message_dtype)
+        """The bytes of the coded gradient in a RESULT, as `codec` writes them: a view."""
+        return buffer[HEADER.size : self._gradient_end]
 
     def statistics(self, buffer: Array) -> Array:
         """The coded statistics in a RESULT: a view."""
@@ -211,7 +236,16 @@ class Wire:
             raise BadMessage(f"kind {kind} is not expected")
         if awaited[kind] not in (None, header.iteration):
             raise BadMessage(f"for iteration {header.iteration} in place of {awaited[kind]}")
+        if kind == RESULT:
+            try:
+                self.codec.check(self.gradient(message), self.message_length)
+            except ValueError as fault:
+                raise BadMessage(str(fault)) from None
         return header
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 8) * 8
 
 
 def checksum(message: Array) -> int:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from fastgc import GradientCode
-from mpi_runner import elements, wire
+from fastgc.compression import Codec, ErrorFeedback
+from mpi_runner import wire
 from mpi_runner.delays import Delay, own_speed
 from mpi_runner.models import Model, Partition, gradient_and_loss
 from mpi_runner.randomness import Sampler
@@ -83,11 +84,18 @@ class Worker:
         self._wire = layout
         self._model_in = self._wire.model_buffer()
         self._control_in = self._wire.control_buffer()
-        # Messages are made where they are sent from, unless their numbers are of another type than those computed with.
+        # Messages are made where they are sent from, unless they are compressed.
         self._result_out = self._wire.result_buffer()
-        coded = self._wire.gradient(self._result_out)
-        self._coded = coded if coded.dtype == dtype else np.empty(coded.shape, dtype)
-        self._scratch = np.empty_like(self._coded) if coded.dtype != dtype else self._coded
+        self._compressed = self._wire.gradient(self._result_out)
+        self._compressor: Codec | ErrorFeedback | None = None
+        numbers = self._wire.codec.numbers(self._compressed)
+        if numbers is not None and numbers.dtype == dtype:
+            self._coded = numbers
+        else:
+            self._coded = np.empty(layout.message_length, dtype)
+            feedback = ErrorFeedback(layout.codec, layout.message_length, dtype) if layout.feedback else None
+            self._compressor = feedback or layout.codec
+        self._answered = -1  # the newest iteration that a coded gradient was sent for
         self._parameters = self._wire.parameters(self._model_in)
         if self._parameters.dtype != dtype:
             self._parameters = np.empty(length, dtype)
@@ -117,9 +125,9 @@ class Worker:
         self._await_model()
         self._send(wire.READY, -1)
         while (iteration := self._next_model()) is not None:
-            kind, exponent, spent = self._answer(iteration)
+            kind, spent = self._answer(iteration)
             self._await_model()  # before the answer: the next model finds its place ready
-            self._send(kind, iteration, exponent, spent)
+            self._send(kind, iteration, spent)
         self._model_received.Cancel()  # in vain where a model is on its way: it came before STOP, and is received
         wait(self._model_received, self._poller)
         self._send(wire.BYE, -1)
@@ -137,6 +145,7 @@ class Worker:
                 parameters = self._wire.parameters(self._model_in)
                 if parameters.dtype != self._parameters.dtype:
                     self._parameters[:] = parameters
+                self._settle(header.iteration)
                 return header.iteration
             self._await_model()
 
@@ -149,18 +158,29 @@ class Worker:
             warnings.warn(f"worker {self._number} dropped a message: {fault}", RuntimeWarning, stacklevel=2)
             return None
 
-    def _answer(self, iteration: int) -> tuple[int, int, Spent]:
-        """Work for the model that has come; returns the kind of the answer, its exponent and the time spent."""
+    def _settle(self, iteration: int) -> None:
+        """Learn from the model of an iteration whether the last message was used.
+
+        A message that was used is followed by the next iteration's model, always: any other came too late for its own.
+        """
+        if isinstance(self._compressor, ErrorFeedback):
+            follows = iteration == self._answered + 1
+            self._compressor.settle(follows and self._wire.was_used(self._model_in, self._number))
+
+    def _answer(self, iteration: int) -> tuple[int, Spent]:
+        """Work for the model that has come; returns the kind of the answer and the time spent."""
         done, spent = self._compute(iteration)
         if not done:
-            return wire.READY, 0, spent
-        coded = self._wire.gradient(self._result_out)
-        if coded.dtype == self._coded.dtype:
-            return wire.RESULT, 0, spent
-        start = time.perf_counter()
-        exponent = elements.narrow(self._coded, coded, self._scratch)
-        spent = spent._replace(encode=spent.encode + time.perf_counter() - start)
-        return (wire.OVERFLOW, 0, spent) if exponent is None else (wire.RESULT, exponent, spent)
+            return wire.READY, spent
+        if self._compressor is not None:
+            start = time.perf_counter()
+            try:
+                self._compressor.compress(self._coded, self._compressed)
+            except OverflowError:
+                return wire.OVERFLOW, spent
+            spent = spent._replace(encode=spent.encode + time.perf_counter() - start)
+        self._answered = iteration
+        return wire.RESULT, spent
 
     def _compute(self, iteration: int) -> tuple[bool, Spent]:
         """Fill the result buffer; whether that was done, and not abandoned half-way, and the time spent on it."""
@@ -222,10 +242,9 @@ class Worker:
             self._await_control()
         return self._stopped
 
-    def _send(self, kind: int, iteration: int, exponent: int = 0, spent: Spent = wire.NOTHING) -> None:
+    def _send(self, kind: int, iteration: int, spent: Spent = wire.NOTHING) -> None:
         wait(self._sent, self._poller)
         message = self._wire.seal(
-            self._result_out, kind, iteration, worker=self._number, exponent=exponent, spent=spent,
-            rejected=self._rejected,
-        )  # fmt: skip
+            self._result_out, kind, iteration, worker=self._number, spent=spent, rejected=self._rejected
+        )
         self._sent = self._comm.Isend(message, dest=MASTER, tag=wire.TAG_RESULT)

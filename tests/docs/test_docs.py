@@ -14,7 +14,7 @@ import pytest
 
 import fastgc
 import mpi_runner
-from fastgc import codes, kernels, schemes
+from fastgc import codes, compression, kernels, schemes
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -23,6 +23,7 @@ SKIPPED_FOLDERS = {"build", "dist", "node_modules", "shared", "runs"}
 MODULES = {
     "fastgc": fastgc,
     "fastgc.codes": codes,
+    "fastgc.compression": compression,
     "fastgc.schemes": schemes,
     "fastgc.kernels": kernels,
     "mpi_runner": mpi_runner,

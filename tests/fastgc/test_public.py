@@ -13,12 +13,23 @@ from typing import Any
 import pytest
 
 import fastgc
-from fastgc import approximate, codes, gradient_code, kernels, layout, patterns, schemes, streaming, verification
+from fastgc import (
+    approximate,
+    codes,
+    compression,
+    gradient_code,
+    kernels,
+    layout,
+    patterns,
+    schemes,
+    streaming,
+    verification,
+)
 
 NAMES: dict[Any, list[str]] = {
     fastgc: [
-        "codes", "schemes", "kernels", "CorruptMessageError", "GradientCode", "Layout", "Noise", "NotDecodableError",
-        "Verifiable", "Verified", "__version__",
+        "codes", "compression", "schemes", "kernels", "CorruptMessageError", "GradientCode", "Layout", "Noise",
+        "NotDecodableError", "Verifiable", "Verified", "__version__",
     ],
     codes: [
         "LinearCode", "gaussian", "repetition", "parity", "vandermonde", "chebyshev", "cauchy", "hamming",
@@ -38,6 +49,9 @@ NAMES: dict[Any, list[str]] = {
         "collector", "in_parts", "part_order", "save",
     ],
     kernels: ["lincomb", "decoding_weights", "backends", "reference"],
+    compression: ["Codec", "ErrorFeedback", "codec"],
+    compression.Codec: ["size", "compress", "decompress", "numbers", "check"],
+    compression.ErrorFeedback: ["compress", "settle", "residual", "reset"],
     streaming.Encoder: ["add", "message"],
     streaming.Collector: ["add", "ready", "missing", "survivors", "gradient", "discard", "reset"],
     patterns.PatternCache: ["size", "maxsize", "precompute", "clear"],
@@ -66,7 +80,7 @@ def test_attributes_are_there() -> None:
 
 def test_nothing_else_is_public_in_the_package() -> None:
     assert set(fastgc.__all__) == set(NAMES[fastgc])
-    for module in (fastgc, codes, schemes, kernels):
+    for module in (fastgc, codes, compression, schemes, kernels):
         assert len(set(module.__all__)) == len(module.__all__)
         for name in module.__all__:
             assert hasattr(module, name), f"{module.__name__}.{name}"
@@ -84,12 +98,18 @@ def test_the_error_is_a_value_error() -> None:
 def documented() -> Iterator[tuple[str, Any]]:
     """Every public module, function, class, method and property."""
     modules = (fastgc, codes, schemes, kernels, kernels.reference, gradient_code, layout, patterns, streaming)
-    modules += (approximate, verification)
+    modules += (approximate, compression, verification)
     for module in modules:
         yield module.__name__, module
-    owners = [(m, name) for m in (codes, schemes, kernels, kernels.reference) for name in m.__all__]
+    owners = [(m, name) for m in (codes, compression, schemes, kernels, kernels.reference) for name in m.__all__]
     classes: list[type] = [fastgc.GradientCode, fastgc.Layout, fastgc.NotDecodableError, codes.LinearCode]
-    classes += [patterns.PatternCache, streaming.Encoder, streaming.Collector]
+    classes += [
+        compression.Codec,
+        compression.ErrorFeedback,
+        patterns.PatternCache,
+        streaming.Encoder,
+        streaming.Collector,
+    ]
     classes += [approximate.EstimatingDecoder, approximate.Approximation, verification.Verifier]
     classes += [fastgc.CorruptMessageError, fastgc.Noise, fastgc.Verifiable, fastgc.Verified]
     for module, name in owners:

@@ -27,7 +27,7 @@ class Master:
 
     def __init__(self, scheme: GradientCode, **options: Any) -> None:
         self.scheme = scheme
-        self.gathering = Gathering(scheme, LENGTH, FLOAT, FLOAT, **options)
+        self.gathering = Gathering(scheme, LENGTH, FLOAT, **options)
         rng = np.random.default_rng(SEED)
         self.gradients = rng.standard_normal((scheme.partitions, LENGTH)).astype(np.float32)
         self.statistics = np.stack([rng.random(scheme.partitions), np.full(scheme.partitions, 3.0)], axis=1)
@@ -271,9 +271,9 @@ def test_workers_that_cannot_be_told_end_the_run(tmp_path: Path) -> None:
 
 
 def test_honest_workers_are_not_accused(train: Train, data: flights.Flights) -> None:
-    for dtype in ("float32", "bfloat16"):
+    for dtype, more in (("float32", ()), ("int8", ("--error-feedback",))):
         options = ("--scheme", "grouped", "--load", "4", "--reduction", "2", "--workers", "8", "--iterations", "25")
-        run = train(*options, "--verify", "--message-dtype", dtype, "--delay", "exponential:0.002")
+        run = train(*options, "--verify", "--message-dtype", dtype, *more, "--delay", "exponential:0.002")
         assert run.status == 0, run.errors
         assert run.table("faults.csv") == []
         assert {len(row["survivors"].split()) >= 6 for row in run.table("iterations.csv")} == {True}

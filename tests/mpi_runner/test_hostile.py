@@ -34,10 +34,10 @@ generator = np.random.default_rng({seed})
 class Hostile(worker.Worker):
     sent, earlier = 0, None
 
-    def _send(self, kind, iteration, exponent=0, spent=wire.NOTHING):
+    def _send(self, kind, iteration, spent=wire.NOTHING):
         if self._number == NUMBER and kind != wire.BYE:
             self._attack(iteration)
-        super()._send(kind, iteration, exponent, spent)
+        super()._send(kind, iteration, spent)
         if kind == wire.RESULT and self._number == NUMBER:
             self.earlier = self._result_out.copy()
 
@@ -66,7 +66,7 @@ class Hostile(worker.Worker):
             elif change == 3 and self.earlier is not None:
                 return self.earlier.copy()
             else:
-                message = Wire(self._scheme, layout.length, layout.model_dtype, layout.message_dtype, 1).seal(
+                message = Wire(self._scheme, layout.length, "float32", layout.codec.name, 1).seal(
                     message, wire.RESULT, iteration, worker=self._number
                 )
             return message

@@ -47,8 +47,8 @@ class Descent(GradientDescent):
 
 
 class Counting(worker.Worker):
-    def _send(self, kind, iteration, exponent=0, spent=wire.NOTHING):
-        super()._send(kind, iteration, exponent, spent)
+    def _send(self, kind, iteration, spent=wire.NOTHING):
+        super()._send(kind, iteration, spent)
         sent[kind] += 1
 
     def _next_model(self):

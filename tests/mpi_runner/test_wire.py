@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgc import schemes
+from fastgc import compression, schemes
 from mpi_runner import wire
-from mpi_runner.elements import element_type
 from mpi_runner.wire import HEADER, BadMessage, Header, Wire
 
 SCHEME = schemes.grouped(6, 3, 2)
@@ -18,39 +17,54 @@ OTHER_SCHEME = schemes.grouped(6, 2, 2)
 LENGTHS = [1, 2, 5, 6, 1001]
 
 
-@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", compression.CODECS)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_result_keeps_what_is_written(length: int, name: str) -> None:
-    layout = Wire(SCHEME, length, np.float32, element_type(name))
+    layout = Wire(SCHEME, length, "float32", name)
     buffer = layout.result_buffer()
-    gradient = (np.arange(layout.message_length) % 200 + 1).astype(layout.message_dtype)
+    gradient = (np.arange(layout.message_length) % 127 + 1).astype(np.float32)
     statistics = np.array([3.25], np.float64)
-    layout.gradient(buffer)[:] = gradient
+    layout.codec.compress(gradient, layout.gradient(buffer))
     layout.statistics(buffer)[:] = statistics
     spent = wire.Spent(compute=0.5, encode=0.125, delay=0.25)
-    message = layout.seal(buffer, wire.RESULT, 17, worker=4, exponent=-3, spent=spent, rejected=6)
+    message = layout.seal(buffer, wire.RESULT, 17, worker=4, spent=spent, rejected=6)
     assert message.nbytes == layout.sizes[wire.RESULT]
     header = layout.read(message, {wire.RESULT: 17}, 4)
     assert header.kind == wire.RESULT
-    assert (header.worker, header.iteration, header.exponent, header.rejected) == (4, 17, -3, 6)
+    assert (header.worker, header.iteration, header.rejected) == (4, 17, 6)
     assert (header.compute_seconds, header.encode_seconds, header.delay_seconds) == spent
-    np.testing.assert_array_equal(layout.gradient(message), gradient)
+    np.testing.assert_array_equal(layout.codec.decompress(layout.gradient(message), len(gradient)), gradient)
     np.testing.assert_array_equal(layout.statistics(message), statistics)
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_model_keeps_what_is_written(length: int, name: str) -> None:
-    layout = Wire(SCHEME, length, element_type(name), np.float32)
+    layout = Wire(SCHEME, length, name, "float32")
     buffer = layout.model_buffer()
-    values = (np.arange(length) % 200).astype(layout.model_dtype)
+    values = np.arange(length) % 200
     layout.parameters(buffer)[:] = values
-    assert layout.seal(buffer, wire.MODEL, 3).nbytes == 72 + length * layout.model_dtype.itemsize
+    size = compression.codec(name).size(1)
+    assert layout.seal(buffer, wire.MODEL, 3).nbytes == 72 + length * size
     np.testing.assert_array_equal(layout.parameters(buffer), values)
     assert layout.read(buffer, {wire.MODEL: None}).iteration == 3
 
 
-LAYOUT = Wire(SCHEME, 10, np.float32, np.float32, run=7)
+@pytest.mark.parametrize("workers", [1, 7, 8, 9, 64, 65])
+def test_a_model_says_whose_messages_were_used(workers: int) -> None:
+    layout = Wire(schemes.uncoded(workers), 3, "bfloat16", "int8", feedback=True)
+    buffer = layout.model_buffer()
+    layout.parameters(buffer)[:] = values = np.array([1.0, 2.0, 3.0])
+    rng = np.random.default_rng(workers)
+    for _ in range(5):
+        used = set(np.flatnonzero(rng.random(workers) < 0.5).tolist())
+        layout.mark_used(buffer, used)
+        assert {worker for worker in range(workers) if layout.was_used(buffer, worker)} == used
+        np.testing.assert_array_equal(layout.parameters(buffer), values)
+    assert layout.seal(buffer, wire.MODEL, 3).nbytes == 72 + 8 + 8 * -(-workers // 64)
+
+
+LAYOUT = Wire(SCHEME, 10, "float32", "float32", run=7)
 EXPECTED = {wire.RESULT: 5, wire.READY: None}
 ITERATION, WORKER = 5, 2
 
@@ -75,9 +89,9 @@ FAULTS: list[tuple[str, Callable[[], Any], str]] = [
     ("too long", lambda: np.append(result(), np.uint8(0)), "in place of"),
     ("another program", lambda: changed("magic", b"elsewher"), "another format"),
     ("another version", lambda: changed("magic", b"fastgc\x00\x01"), "another format"),
-    ("another scheme", lambda: result(Wire(OTHER_SCHEME, 10, np.float32, np.float32, run=7)), "another run, scheme"),
-    ("another run", lambda: result(Wire(SCHEME, 10, np.float32, np.float32, run=8)), "another run, scheme"),
-    ("another gradient", lambda: result(Wire(SCHEME, 9, np.float32, np.float32, run=7)), "another run, scheme"),
+    ("another scheme", lambda: result(Wire(OTHER_SCHEME, 10, "float32", "float32", run=7)), "another run, scheme"),
+    ("another run", lambda: result(Wire(SCHEME, 10, "float32", "float32", run=8)), "another run, scheme"),
+    ("another gradient", lambda: result(Wire(SCHEME, 9, "float32", "float32", run=7)), "another run, scheme"),
     ("another element type", lambda: changed("element", 2), "another run, scheme"),
     ("a kind that only the master sends", lambda: result(kind=wire.STOP), "kind 3 is not expected"),
     ("a model", lambda: LAYOUT.seal(LAYOUT.model_buffer(), wire.MODEL, ITERATION), "worker 2 speaks for worker 0"),
@@ -86,6 +100,21 @@ FAULTS: list[tuple[str, Callable[[], Any], str]] = [
     ("someone else's number", lambda: result(worker=3), "worker 2 speaks for worker 3"),
     ("an earlier iteration", lambda: result(iteration=4), "for iteration 4 in place of 5"),
 ]
+SCALES = [("float16", [121, -114, 32767, -32768]), ("int8", [121, 127, -127, -128])]
+
+
+@pytest.mark.parametrize(("name", "exponents"), SCALES, ids=[s[0] for s in SCALES])
+def test_scales_that_no_worker_writes_are_refused(name: str, exponents: list[int]) -> None:
+    """By someone who knows the format: 2**32768 is no float, and 127 · 2**121 no float32."""
+    layout = Wire(SCHEME, 100, "float32", name)
+    buffer = layout.result_buffer()
+    layout.codec.compress(np.linspace(-1, 1, layout.message_length, dtype=np.float32), layout.gradient(buffer))
+    place = layout.gradient(buffer)[-2:].view(np.int16 if name == "float16" else np.int8)
+    assert layout.read(layout.seal(buffer, wire.RESULT, 5, worker=2), EXPECTED, WORKER).iteration == 5
+    for exponent in exponents:
+        place[-1] = exponent
+        with pytest.raises(BadMessage, match=rf"{name} scales from"):
+            layout.read(layout.seal(buffer, wire.RESULT, 5, worker=2), EXPECTED, WORKER)
 
 
 @pytest.mark.parametrize(("make", "pattern"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])

@@ -67,7 +67,8 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) .venv-pcluster build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so
+	rm -rf $(VENV) .venv-pcluster build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so \
+	    fastgc/include fastgc/lib
 
 # Editable installs: Python files count at once, C++ files after `make setup`.
 $(VENV)/pip.stamp:

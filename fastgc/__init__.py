@@ -8,6 +8,7 @@ from fastgc import codes, compression, kernels, schemes
 from fastgc.errors import CorruptMessageError, NotDecodableError
 from fastgc.gradient_code import GradientCode
 from fastgc.layout import Layout
+from fastgc.native import get_include, get_library
 from fastgc.verification import Noise, Verifiable, Verified
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "__version__",
     "codes",
     "compression",
+    "get_include",
+    "get_library",
     "kernels",
     "schemes",
 ]

@@ -20,6 +20,7 @@ from fastgc import (
     gradient_code,
     kernels,
     layout,
+    native,
     patterns,
     schemes,
     streaming,
@@ -29,7 +30,7 @@ from fastgc import (
 NAMES: dict[Any, list[str]] = {
     fastgc: [
         "codes", "compression", "schemes", "kernels", "CorruptMessageError", "GradientCode", "Layout", "Noise",
-        "NotDecodableError", "Verifiable", "Verified", "__version__",
+        "NotDecodableError", "Verifiable", "Verified", "__version__", "get_include", "get_library",
     ],
     codes: [
         "LinearCode", "gaussian", "repetition", "parity", "vandermonde", "chebyshev", "cauchy", "hamming",
@@ -98,10 +99,11 @@ def test_the_error_is_a_value_error() -> None:
 def documented() -> Iterator[tuple[str, Any]]:
     """Every public module, function, class, method and property."""
     modules = (fastgc, codes, schemes, kernels, kernels.reference, gradient_code, layout, patterns, streaming)
-    modules += (approximate, compression, verification)
+    modules += (approximate, compression, native, verification)
     for module in modules:
         yield module.__name__, module
-    owners = [(m, name) for m in (codes, compression, schemes, kernels, kernels.reference) for name in m.__all__]
+    described = (codes, compression, schemes, kernels, kernels.reference, native)
+    owners = [(m, name) for m in described for name in m.__all__]
     classes: list[type] = [fastgc.GradientCode, fastgc.Layout, fastgc.NotDecodableError, codes.LinearCode]
     classes += [
         compression.Codec,

@@ -182,12 +182,16 @@ bool is_native(PyObject* value, int depth) {
     return !first || is_native(first.ptr(), depth - 1);
 }
 // The deepest are weights: a list of groups, of rows, of numbers.
-bool are_native(Value value) { return is_native(value[0], 3) && is_native(value[1], 3); }
+bool are_native(PyObject* numbers, PyObject* rows, PyObject* out) {
+    return is_native(numbers, 3) && is_native(rows, 3) && (out == nullptr || out == Py_None || is_native(out, 1));
+}
+bool suit_lincomb(Value value) { return are_native(value[0], value[1], value[2]); }
+bool suit_decode(Value value) { return are_native(value[0], value[1], value[3]); }
 
 py::object direct(const std::string& name, py::object function) {
     if (name == "lincomb")
         return fastgc::direct(
-            std::move(function), {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, are_native,
+            std::move(function), {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, suit_lincomb,
             [](Value value) {
                 return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
                     .release()
@@ -195,7 +199,7 @@ py::object direct(const std::string& name, py::object function) {
             });
     if (name == "encode")
         return fastgc::direct(
-            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3}, are_native,
+            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3}, suit_lincomb,
             [](Value value) {
                 return encode(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
                     .release()
@@ -203,7 +207,7 @@ py::object direct(const std::string& name, py::object function) {
             });
     if (name == "decode")
         return fastgc::direct(std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4},
-                              are_native, [](Value value) {
+                              suit_decode, [](Value value) {
                                   return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]),
                                                 py::none())
                                       .release()

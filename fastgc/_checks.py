@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastgc import arrays
+
 _PLAIN = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
 ELEMENT_TYPES = "float32, float64, float16 or bfloat16"
 
@@ -67,11 +69,15 @@ def members(name: str, values: Iterable[Any], count: int) -> tuple[int, ...]:
 
 
 def element_type(name: str, value: npt.DTypeLike) -> np.dtype[Any]:
-    """Return `value` as one of the element types that gradients may have."""
+    """Return `value`, a type of any library, as one of the element types that gradients may have."""
     try:
         dtype = np.dtype(value)
     except TypeError:
-        raise TypeError(f"{name} must be {ELEMENT_TYPES}, not {value!r}") from None
+        # PyTorch's and others' own, which NumPy does not know, are known by their names: torch.bfloat16.
+        last = str(value).rpartition(".")[2]
+        if last not in ("float32", "float64", "float16", "bfloat16"):
+            raise TypeError(f"{name} must be {ELEMENT_TYPES}, not {value!r}") from None
+        dtype = arrays.bfloat16(name) if last == "bfloat16" else np.dtype(last)
     if not is_element_type(dtype):
         raise TypeError(f"{name} must be {ELEMENT_TYPES}, not {dtype}")
     return dtype
@@ -79,8 +85,7 @@ def element_type(name: str, value: npt.DTypeLike) -> np.dtype[Any]:
 
 def message(name: str, value: Any, length: int, dtype: np.dtype[Any] | None) -> np.dtype[Any]:
     """Check a 1-D array of the given length and element type (any allowed one for None); return the type."""
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, not {type(value).__name__}")
+    value = arrays.view(name, value)
     if value.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), not {value.shape}")
     if dtype is None:
@@ -88,6 +93,12 @@ def message(name: str, value: Any, length: int, dtype: np.dtype[Any] | None) -> 
     if value.dtype != dtype:
         raise TypeError(f"{name} must have element type {dtype}, not {value.dtype}")
     return dtype
+
+
+def output(name: str, value: npt.NDArray[Any]) -> None:
+    """Check that a view can be written to as one row."""
+    if not (value.flags.c_contiguous and getattr(value.flags, "writeable", True)):  # CuPy's arrays always are
+        raise ValueError(f"{name} must be contiguous and writeable")
 
 
 def real_numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -45,6 +45,11 @@ class Origin(ABC):
         ``"cuda"`` on a CUDA device; None on the host, where the choice is free.
     """
 
+    native = False
+    """Whether arrays are what the kernels see: NumPy's and CuPy's."""
+    immutable = False
+    """Whether arrays must not change once they are made."""
+
     def __init__(self, library: str, device: str, backend: str | None) -> None:
         self.library = library
         self.device = device
@@ -141,12 +146,14 @@ class Origin(ABC):
 
 
 class _NumPy(Origin):
+    native = True
+
     @classmethod
     def of(cls, name: str, array: Any) -> Origin:
         return NUMPY
 
-    def _on_host(self, name: str, array: Any) -> View:
-        return array  # type: ignore[no-any-return]
+    def view(self, name: str, array: Any, *, write: bool = False) -> View:
+        return array if isinstance(array, np.ndarray) else super().view(name, array, write=write)
 
     def give(self, result: View) -> Any:
         return result
@@ -193,6 +200,8 @@ class _Torch(Origin):
 
 
 class _Jax(Origin):
+    immutable = True
+
     @classmethod
     def of(cls, name: str, array: Any) -> Origin:
         if isinstance(array, sys.modules["jax"].core.Tracer):
@@ -234,12 +243,15 @@ class _Jax(Origin):
         if self.backend is not None:
             return jax.dlpack.from_dlpack(result)
         if result.dtype == np.float64 and not jax.config.jax_enable_x64:
-            with jax.enable_x64(True):  # which the inputs must have had when they were made
+            enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64  # until JAX 0.7
+            with enable(True):  # which the inputs must have had when they were made
                 return jax.device_put(result, self._device, may_alias=True)
         return jax.device_put(result, self._device, may_alias=True)
 
 
 class _CuPy(Origin):
+    native = True
+
     @classmethod
     def of(cls, name: str, array: Any) -> Origin:
         return cls("CuPy", f"cuda:{array.device.id}", "cuda")
@@ -312,6 +324,17 @@ def origin_of_rows(name: str, rows: Any) -> Origin:
     if isinstance(rows, (list, tuple)):
         return origin(f"{name}[0]", rows[0]) if rows and is_array(rows[0]) else NUMPY
     return origin(name, rows) if is_array(rows) else NUMPY
+
+
+def view(name: str, array: Any) -> View:
+    """An array of any library as the kernels see it; see `Origin.view`."""
+    return array if isinstance(array, np.ndarray) else origin(name, array).view(name, array)
+
+
+def overlap(a: View, b: View) -> bool:
+    """Whether two views share memory, as far as their bounds tell."""
+    bounds: Any = np if isinstance(a, np.ndarray) else sys.modules["cupy"]
+    return bool(bounds.may_share_memory(a, b))
 
 
 def on_host(name: str, value: Any) -> Any:

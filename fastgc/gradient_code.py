@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, kernels, parts, rounding, storage
+from fastgc import _checks, arrays, kernels, parts, rounding, storage
 from fastgc.approximate import Approximation
 from fastgc.decoders import Decoder, Positions, mask_of
 from fastgc.errors import NotDecodableError
@@ -136,12 +136,8 @@ class GradientCode:
             A wrong worker, shape or element type; `out` is then untouched.
         """
         coefficients = self.coefficients(worker)
-        if not hasattr(gradients, "__len__"):
-            raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
-        if len(gradients) != len(coefficients):
-            raise ValueError(
-                f"gradients must be {len(coefficients)}, one a partition of worker {worker}, not {len(gradients)}"
-            )
+        if (given := _count(gradients)) != len(coefficients):
+            raise ValueError(f"gradients must be {len(coefficients)}, one a partition of worker {worker}, not {given}")
         if layout is not None:
             return layout.encode(coefficients, gradients, out)  # type: ignore[arg-type]  # it checks what it is given
         return kernels.encode(coefficients, gradients, out)  # type: ignore[arg-type]
@@ -170,36 +166,37 @@ class GradientCode:
         ValueError, TypeError
             A wrong shape or element type; `out` is then untouched.
         """
-        if not hasattr(gradients, "__len__"):
-            raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
-        if len(gradients) != self.partitions:
-            raise ValueError(f"gradients must be {self.partitions}, one a partition, not {len(gradients)}")
-        length = np.size(gradients[0])
-        dtype = _checks.message("gradients[0]", gradients[0], length, None)
-        for j, gradient in enumerate(gradients):
-            _checks.message(f"gradients[{j}]", gradient, length, dtype)
+        if (given := _count(gradients)) != self.partitions:
+            raise ValueError(f"gradients must be {self.partitions}, one a partition, not {given}")
+        where = arrays.origin_of_rows("gradients", gradients)
+        rows = where.rows("gradients", gradients)
+        length = rows[0].size
+        dtype = _checks.message("gradients[0]", rows[0], length, None)
+        for j, row in enumerate(rows):
+            _checks.message(f"gradients[{j}]", row, length, dtype)
         shape = (self.workers, self.message_length(length))
-        if out is None:
-            out = np.empty(shape, dtype)
-        elif not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
-            raise ValueError(f"out must be a {dtype} array of shape {shape}, not {getattr(out, 'shape', out)!r}")
-        elif not (out.flags.c_contiguous and out.flags.writeable):
-            raise ValueError("out must be contiguous and writeable")
-        elif any(np.may_share_memory(out, gradient) for gradient in gradients):
-            raise ValueError("out must not overlap the gradients")
         for worker, coefficients in enumerate(self._data.coefficients):  # before anything is written
             if np.abs(coefficients).max() > np.finfo(dtype).max:
                 raise ValueError(f"coefficients of worker {worker} are not finite in {dtype}")
-        together: dict[tuple[int, ...], list[int]] = {}
-        for worker, held in enumerate(self.assignment):
-            together.setdefault(held, []).append(worker)
-        for held, workers in together.items():
-            _encode_together(
-                [self.coefficients(worker) for worker in workers],
-                [gradients[j] for j in held],
-                [out[worker] for worker in workers],
-            )
-        return out
+
+        def run(made: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            if getattr(made, "shape", None) != shape or made.dtype != dtype:
+                raise ValueError(f"out must be a {dtype} array of shape {shape}, not {getattr(made, 'shape', made)!r}")
+            _checks.output("out", made)
+            if any(arrays.overlap(made, row) for row in rows):
+                raise ValueError("out must not overlap the gradients")
+            together: dict[tuple[int, ...], list[int]] = {}
+            for worker, held in enumerate(self.assignment):
+                together.setdefault(held, []).append(worker)
+            for held, workers in together.items():
+                _encode_together(
+                    [self.coefficients(worker) for worker in workers],
+                    [rows[j] for j in held],
+                    [made[worker] for worker in workers],
+                )
+            return made
+
+        return where.compute(run, lambda: (shape, dtype), out)  # type: ignore[no-any-return]
 
     def encoder(
         self, worker: int, length: int | Layout, dtype: npt.DTypeLike, out: npt.NDArray[Any] | None = None
@@ -547,6 +544,14 @@ class GradientCode:
         if not isinstance(messages, Mapping):
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
+        if present:
+            where = arrays.origin(f"messages[{present[0]}]", messages[present[0]])
+            if not where.native:
+                decoded: npt.NDArray[Any] | Verified
+                decoded = self._decode_views(where, messages, length, dtype, out, approximate, verify)
+                return decoded
+            if verify is not False and where.backend is not None:
+                raise ValueError(f"verify: expected False for messages of {where}: what verifies works on the host")
         if verify is not False and present:
             given = self._check_messages(messages, expected)
             result_type = given if dtype is None else _checks.element_type("dtype", dtype)
@@ -561,7 +566,7 @@ class GradientCode:
             result_type = _checks.element_type("dtype", dtype)
             self._check_types(present[0], self._check_messages(messages, expected), result_type)
             if out is None:
-                out = np.empty(length, result_type)
+                out = where.empty(length, result_type)
             elif getattr(out, "dtype", None) != result_type:
                 raise TypeError(f"out must have element type {result_type}, not {getattr(out, 'dtype', type(out))}")
         grouped: dict[int, list[npt.NDArray[Any]]] = {group: [] for group, _, _ in found}
@@ -573,6 +578,31 @@ class GradientCode:
         except (TypeError, ValueError):
             self._check_messages(messages, expected)  # which names the worker
             raise
+
+    def _decode_views(
+        self,
+        where: arrays.Origin,
+        messages: Mapping[int, Any],
+        length: int,
+        dtype: npt.DTypeLike | None,
+        out: Any,
+        approximate: bool | str,
+        verify: bool | Noise,
+    ) -> Any:
+        """`decode` of messages that are not what the kernels see."""
+        views = {worker: where.view(f"messages[{worker}]", message) for worker, message in messages.items()}
+        wanted = next(iter(views.values())).dtype if dtype is None else _checks.element_type("dtype", dtype)
+        verified: list[Verified] = []
+
+        def run(made: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            result = self.decode(views, length, dtype=dtype, out=made, approximate=approximate, verify=verify)
+            if not isinstance(result, Verified):
+                return result
+            verified.append(result)
+            return result.gradient
+
+        gradient = where.compute(run, lambda: (length, wanted), out)
+        return verified[0]._replace(gradient=gradient) if verified else gradient
 
     def group_weights(
         self, present: Sequence[int], approximate: bool | str = False
@@ -722,6 +752,15 @@ class GradientCode:
         )
 
 
+def _count(gradients: Any) -> int:
+    """How many gradients there are, in an array or a sequence of them."""
+    if hasattr(gradients, "__len__"):
+        return len(gradients)
+    if not arrays.is_array(gradients):
+        raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
+    return len(arrays.view("gradients", gradients))  # the array API standard gives arrays no length
+
+
 def _encode_together(
     coefficients: Sequence[npt.NDArray[np.float64]],
     gradients: Sequence[npt.NDArray[Any]],
@@ -742,8 +781,7 @@ def _check_out(
     if out is None:
         return
     _checks.message("out", out, length, dtype)
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("out must be contiguous and writeable")
+    _checks.output("out", out)
     for worker, message in messages.items():
         if np.may_share_memory(out, message):
             raise ValueError(f"out must not overlap messages[{worker}]")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, kernels
+from fastgc import _checks, arrays, kernels
 
 Array = npt.NDArray[Any]
 
@@ -66,36 +66,50 @@ class Layout:
 
         Parameters
         ----------
-        vector : ndarray, shape (length,)
-            Contiguous.
+        vector : array, shape (length,)
+            Contiguous, of any library that cuts and reshapes arrays without copying them (JAX copies).
         """
-        if not isinstance(vector, np.ndarray) or vector.shape != (self.length,) or not vector.flags.c_contiguous:
-            shape = getattr(vector, "shape", type(vector).__name__)
+        shape = getattr(vector, "shape", type(vector).__name__)
+        if not arrays.is_array(vector) or shape != (self.length,) or not _is_contiguous(vector):
             raise ValueError(f"vector must be a contiguous array of shape ({self.length},), not {shape}")
-        return [vector[a:b].reshape(shape) for (a, b), shape in zip(pairwise(self._starts), self.shapes, strict=True)]
+        reshape = getattr(type(vector), "reshape", None) or vector.__array_namespace__().reshape
+        pieces = zip(pairwise(self._starts), self.shapes, strict=True)
+        return [reshape(vector[a:b], shape) for (a, b), shape in pieces]
 
-    def flat(self, name: str, tensors: Any) -> list[Array]:
-        """The tensors as 1-D arrays, views wherever they are contiguous; ValueError or TypeError where they do not fit.
+    def flat(self, name: str, tensors: Any, where: arrays.Origin | None = None) -> list[Array]:
+        """The tensors as 1-D views for the kernels, or copies of those that are not contiguous.
 
         Parameters
         ----------
         name : str
             For messages.
-        tensors : sequence of ndarray
+        tensors : sequence of arrays
             Of the layout's shapes, all of one element type.
+        where : Origin, optional
+            Where they come from; by default, where the first does.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Tensors that do not fit.
         """
-        if isinstance(tensors, np.ndarray) or not isinstance(tensors, Sequence):
+        if arrays.is_array(tensors) or not isinstance(tensors, Sequence):
             raise TypeError(f"{name} must be a sequence of arrays, not {type(tensors).__name__}")
         if len(tensors) != len(self.shapes):
             raise ValueError(f"{name} must be {len(self.shapes)} arrays, as the layout has it, not {len(tensors)}")
-        for t, (tensor, shape) in enumerate(zip(tensors, self.shapes, strict=True)):
-            if not isinstance(tensor, np.ndarray):
-                raise TypeError(f"{name}[{t}] must be a NumPy array, not {type(tensor).__name__}")
+        where = where or arrays.origin(f"{name}[0]", tensors[0])
+        found = [where.view(f"{name}[{t}]", tensor) for t, tensor in enumerate(tensors)]
+        for t, (tensor, shape) in enumerate(zip(found, self.shapes, strict=True)):
             if tensor.shape != shape:
                 raise ValueError(f"{name}[{t}] must have shape {shape}, not {tensor.shape}")
-            if tensor.dtype != tensors[0].dtype:
-                raise TypeError(f"{name}[{t}] must have element type {tensors[0].dtype}, not {tensor.dtype}")
-        return [tensor.reshape(-1) for tensor in tensors]
+            if tensor.dtype != found[0].dtype:
+                raise TypeError(f"{name}[{t}] must have element type {found[0].dtype}, not {tensor.dtype}")
+        return [tensor.reshape(-1) for tensor in found]
+
+    def origin(self, name: str, gradients: Any) -> arrays.Origin:
+        """Where lists of tensors come from, by the first tensor of the first; `arrays.NUMPY` where there is none."""
+        first = gradients[0] if isinstance(gradients, Sequence) and gradients else None
+        return arrays.origin_of_rows(f"{name}[0]", list(first[:1]) if isinstance(first, Sequence) else None)
 
     def encode(
         self, coefficients: npt.NDArray[np.float64], gradients: Sequence[Any], out: Array | None,
@@ -106,29 +120,33 @@ class Layout:
         Parameters
         ----------
         coefficients : ndarray, shape (d, m)
-        gradients : sequence of d sequences of ndarray
-        out : ndarray, shape (ceil(length / m),), optional
+        gradients : sequence of d sequences of arrays
+        out : array, shape (ceil(length / m),), optional
         accumulate : bool
         """
         m = coefficients.shape[1]
-        rows = [self.flat(f"gradients[{j}]", tensors) for j, tensors in enumerate(gradients)]
+        where = self.origin("gradients", gradients)
+        rows = [self.flat(f"gradients[{j}]", tensors, where) for j, tensors in enumerate(gradients)]
         dtype = _checks.element_type("gradients", rows[0][0].dtype)
         for j, row in enumerate(rows):
             if row[0].dtype != dtype:
                 raise TypeError(f"gradients[{j}] must have element type {dtype}, not {row[0].dtype}")
         size = -(-self.length // m)
-        if out is None:
-            out = np.empty(size, dtype)
-        _checks.message("out", out, size, dtype)
-        if not (out.flags.c_contiguous and out.flags.writeable):
-            raise ValueError("out must be contiguous and writeable")
-        if any(np.may_share_memory(out, piece) for row in rows for piece in row):
-            raise ValueError("out must not overlap the gradients")
-        for begin, end, parts in self._stretches(m):
-            inputs = [row[t][start : start + end - begin] for row in rows for t, start in parts]
-            weights = coefficients[:, : len(parts)].reshape(1, -1)
-            kernels.lincomb(weights, inputs, [out[begin:end]], accumulate=accumulate)
-        return out
+
+        def run(made: Array) -> Array:
+            found = _checks.message("out", made, size, None)
+            if not _checks.converts(dtype, found):
+                raise TypeError(f"out must have element type {dtype}, or one that it goes out as, not {found}")
+            _checks.output("out", made)
+            if any(arrays.overlap(made, piece) for row in rows for piece in row):
+                raise ValueError("out must not overlap the gradients")
+            for begin, end, parts in self._stretches(m):
+                inputs = [row[t][start : start + end - begin] for row in rows for t, start in parts]
+                weights = coefficients[:, : len(parts)].reshape(1, -1)
+                kernels.lincomb(weights, inputs, [made[begin:end]], accumulate=accumulate)
+            return made
+
+        return where.compute(run, lambda: (size, dtype), out)  # type: ignore[no-any-return]
 
     def _cut(self, m: int) -> list[Stretch]:
         """The stretches of messages m times shorter than the gradient."""
@@ -157,3 +175,9 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"Layout({list(self.shapes)!r})"
+
+
+def _is_contiguous(vector: Any) -> bool:
+    if hasattr(vector, "is_contiguous"):  # PyTorch's
+        return bool(vector.is_contiguous())
+    return not hasattr(vector, "flags") or bool(vector.flags.c_contiguous)  # others have no strides, or copy

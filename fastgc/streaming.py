@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, kernels
+from fastgc import _checks, arrays, kernels
 from fastgc.errors import NotDecodableError
 from fastgc.layout import Layout
 
@@ -25,7 +25,8 @@ class Encoder:
     """Adds up a worker's message while its partial gradients come in. Made by `GradientCode.encoder`.
 
     Partitions may be added in any order, the message is always combined in index order: a gradient that comes before
-    its turn is copied, one in its turn is used at once and not kept.
+    its turn is copied, one in its turn is used at once and not kept. The message is of the library and on the device of
+    `out` or, without it, of the first gradient; all others must be so too.
     """
 
     def __init__(
@@ -41,14 +42,16 @@ class Encoder:
         self._layout = length if isinstance(length, Layout) else None
         self._length = length.length if isinstance(length, Layout) else _checks.integer("length", length, 1)
         self._dtype = _checks.element_type("dtype", dtype)
-        block = -(-self._length // coefficients.shape[1])
-        self._out = np.empty(block, self._dtype) if out is None else out
-        _checks.message("out", self._out, block, self._dtype)
-        if not (self._out.flags.c_contiguous and self._out.flags.writeable):
-            raise ValueError("out must be contiguous and writeable")
-        # A half type is rounded once, at the end, as `GradientCode.encode` does.
-        wide = _checks.compute_type(self._dtype)
-        self._sum = self._out if wide == self._dtype else np.empty(block, wide)
+        self._block = -(-self._length // coefficients.shape[1])
+        self._given = out
+        self._where: arrays.Origin | None = None
+        if out is not None:
+            self._where = arrays.origin("out", out)
+            self._out = self._where.view("out", out, write=True)
+            _checks.message("out", self._out, self._block, self._dtype)
+            _checks.output("out", self._out)
+            self._make_sum(self._where)
+        self._message: Any = None
         self._next = 0
         self._waiting: dict[int, Gradient] = {}
 
@@ -59,7 +62,7 @@ class Encoder:
         ----------
         partition : int
             One of this worker's, not added before.
-        gradient : ndarray, shape (length,), or with a layout a sequence of ndarray of its shapes
+        gradient : array, shape (length,), or with a layout a sequence of arrays of its shapes
             May be overwritten afterwards.
         """
         if partition not in self._partitions:
@@ -68,15 +71,33 @@ class Encoder:
         if turn < self._next or turn in self._waiting:
             raise ValueError(f"partition {partition} was added already")
         if self._layout is None:
-            _checks.message("gradient", gradient, self._length, self._dtype)
-        elif (found := self._layout.flat("gradient", gradient)[0].dtype) != self._dtype:
-            raise TypeError(f"gradient must have element type {self._dtype}, not {found}")
+            where = self._where or arrays.origin("gradient", gradient)
+            seen: Any = where.view("gradient", gradient)
+            _checks.message("gradient", seen, self._length, self._dtype)
+        else:
+            where = self._where or self._layout.origin("gradient", [gradient])
+            flat = self._layout.flat("gradient", gradient, where)
+            if flat[0].dtype != self._dtype:
+                raise TypeError(f"gradient must have element type {self._dtype}, not {flat[0].dtype}")
+            seen = [tensor.reshape(shape) for tensor, shape in zip(flat, self._layout.shapes, strict=True)]
+        if self._where is None:
+            self._where = where
+            self._make_out(where)
         if turn > self._next:
-            self._waiting[turn] = gradient.copy() if isinstance(gradient, np.ndarray) else [t.copy() for t in gradient]
+            self._waiting[turn] = [tensor.copy() for tensor in seen] if self._layout is not None else seen.copy()
             return
-        self._take(gradient)
+        self._take(seen)
         while self._next in self._waiting:
             self._take(self._waiting.pop(self._next))
+
+    def _make_out(self, where: arrays.Origin) -> None:
+        self._out = where.empty(self._block, self._dtype)
+        self._make_sum(where)
+
+    def _make_sum(self, where: arrays.Origin) -> None:
+        # A half type is rounded once, at the end, as `GradientCode.encode` does.
+        wide = _checks.compute_type(self._dtype)
+        self._sum = self._out if wide == self._dtype else where.empty(self._block, wide)
 
     def _take(self, gradient: Gradient) -> None:
         turn = self._next
@@ -87,7 +108,8 @@ class Encoder:
             kernels.lincomb(((1.0,),), (self._sum,), (self._out,))
 
     def message(self) -> npt.NDArray[Any]:
-        """The message, once every partition was added: `out` or the encoder's own array, which changes after `reset`.
+        """The message, once every partition was added: `out` or the encoder's own array, which changes after `reset`
+        (JAX's, which must not change, is a new one every time).
 
         Raises
         ------
@@ -97,10 +119,17 @@ class Encoder:
         if self._next < len(self._partitions):
             absent = [p for t, p in enumerate(self._partitions) if t >= self._next and t not in self._waiting]
             raise ValueError(f"message is not complete: partitions {absent} have not been added")
-        return self._out
+        if self._message is None:
+            assert self._where is not None
+            self._message = self._where.give(self._out) if self._given is None else self._given
+            self._where.written(self._message)
+        return self._message  # type: ignore[no-any-return]
 
     def reset(self) -> None:
         """Begin the next message, in the same memory."""
+        if self._where is not None and self._where.immutable and self._message is not None:
+            self._make_out(self._where)
+        self._message = None
         self._next = 0
         self._waiting.clear()
 
@@ -119,6 +148,7 @@ class Collector:
         self._expected = scheme.message_length(length)
         self._dtype = _checks.element_type("dtype", dtype)
         self._groups = scheme.groups
+        self._where: arrays.Origin | None = None
         self.reset()
 
     def add(self, worker: int, message: npt.NDArray[Any]) -> None:
@@ -128,8 +158,9 @@ class Collector:
         ----------
         worker : int
             Not added since the last `reset`.
-        message : ndarray, shape (message_length(length),)
-            A reference is kept until `reset`: it must not change before.
+        message : array, shape (message_length(length),)
+            Of the library and on the device of the others. A reference is kept until `reset`: it must not change
+            before.
 
         Raises
         ------
@@ -141,7 +172,10 @@ class Collector:
             raise ValueError(f"worker {worker} comes after the gradient was taken: reset() begins the next one")
         if worker in self._messages:
             raise ValueError(f"worker {worker} was added already")
-        _checks.message("message", message, self._expected, self._dtype)
+        where = self._where if self._messages else arrays.origin("message", message)
+        assert where is not None
+        _checks.message("message", where.view("message", message), self._expected, self._dtype)
+        self._where = where
         self._messages[worker] = message
         self._masks[group] |= 1 << position
         if group in self._undecodable and self._scheme.decoder(group).is_decodable(self._masks[group]):

@@ -98,9 +98,11 @@ def _backend(name: str | None) -> _Backend:
     return _loaded.setdefault("numba", importlib.import_module("fastgc.kernels._numba"))
 
 
-def _at(name: str, rows: Any, backend: str | None) -> tuple[arrays.Origin, _Backend]:
+def _at(name: str, rows: Any, out: Any, backend: str | None) -> tuple[arrays.Origin, _Backend]:
     """Where a call's arrays come from, and the backend for them."""
     where = arrays.origin_of_rows(name, rows)
+    if where is arrays.NUMPY and arrays.origin_of_rows("out", out) is not where:
+        where.rows("out", out)  # which says what is wrong
     if backend is not None and where.backend is not None and backend != where.backend:
         raise ValueError(f"backend: expected {where.backend!r} for arrays of {where}, got {backend!r}")
     return where, _backend(backend) if where.backend is None else arrays.cuda(name, where)
@@ -206,7 +208,7 @@ def lincomb(
     keeps the bits only where `out` is float32.
     """
     matrix = arrays.on_host("coefficients", coefficients)
-    where, run = _at("inputs", inputs, backend)
+    where, run = _at("inputs", inputs, out, backend)
     if where is arrays.NUMPY:
         return run.lincomb(matrix, inputs, out, accumulate, threads)
     rows = where.rows("inputs", inputs)
@@ -259,7 +261,7 @@ def encode(
     over the terms that exist, j ascending, then u ascending; the error bound is that of `lincomb` with Q = d*m.
     """
     matrix = arrays.on_host("coefficients", coefficients)
-    where, run = _at("gradients", gradients, backend)
+    where, run = _at("gradients", gradients, out, backend)
     if where is arrays.NUMPY:
         return run.encode(matrix, gradients, out, accumulate, threads)  # type: ignore[no-any-return]
     rows = where.rows("gradients", gradients)
@@ -314,7 +316,7 @@ def decode(
     """
     groups = list(messages) if arrays.is_array(messages) else messages
     matrices = [arrays.on_host(f"weights[{g}]", w) for g, w in enumerate(weights)] if _listed(weights) else weights
-    where, run = _at("messages[0]", groups[0] if _listed(groups) and groups else None, backend)
+    where, run = _at("messages[0]", groups[0] if _listed(groups) and groups else None, out, backend)
     if where is arrays.NUMPY:
         return run.decode(matrices, messages, length, out, threads)  # type: ignore[no-any-return]
     rows = [where.rows(f"messages[{g}]", group) for g, group in enumerate(groups)]

@@ -236,7 +236,7 @@ BAD: list[tuple[str, int, Any, type[Exception], str]] = [
     ("2-D", 0, np.ones((1, 4)), ValueError, r"message must have shape \(4,\), not \(1, 4\)"),
     ("another type", 0, np.ones(4, np.float32), TypeError, "message must have element type float64, not float32"),
     ("integers", 0, np.ones(4, int), TypeError, "message .*int64"),
-    ("a list", 0, [1.0] * 4, TypeError, "message must be a NumPy array, not list"),
+    ("a list", 0, [1.0] * 4, TypeError, "message: expected an array of NumPy, .* got list"),
 ]
 
 

@@ -166,6 +166,17 @@ class _Torch(Origin):
             return _TORCH_ON_HOST
         return cls("PyTorch", *_on_device(name, array, str(array.device), "cpu()"))
 
+    def view(self, name: str, array: Any, *, write: bool = False) -> View:
+        # What is nearly always the case, in half the time.
+        torch = sys.modules["torch"]
+        if type(array) is torch.Tensor and self.backend is None and array.is_cpu and array.dtype is not torch.bfloat16:
+            try:
+                if not (array.requires_grad or array.is_neg()):
+                    return array.numpy()  # type: ignore[no-any-return]
+            except _NO_VIEW:
+                pass
+        return super().view(name, array, write=write)
+
     def _readable(self, name: str, array: Any, write: bool) -> Any:
         if array.requires_grad:
             if sys.modules["torch"].is_grad_enabled():
@@ -189,7 +200,7 @@ class _Torch(Origin):
         torch = sys.modules["torch"]
         if self.backend is not None:
             return torch.from_dlpack(result)
-        if result.dtype.name == "bfloat16":
+        if result.dtype.kind == "V":  # bfloat16 of ml_dtypes; its name takes microseconds to make
             return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(result)
 

@@ -116,10 +116,10 @@ class GradientCode:
         Parameters
         ----------
         worker : int
-        gradients : ndarray, shape (len(assignment[worker]), length), or a sequence of 1-D arrays
+        gradients : array, shape (len(assignment[worker]), length), or a sequence of 1-D arrays
             One gradient for each partition of ``assignment[worker]``, in that order, in float32, float64, float16 or
-            bfloat16 (of ml_dtypes). With a `layout`, a sequence of lists of tensors.
-        out : ndarray, shape (message_length(length),), optional
+            bfloat16 (of ml_dtypes), of any library (`fastgc.arrays`). With a `layout`, a sequence of lists of tensors.
+        out : array, shape (message_length(length),), optional
             Must not overlap the gradients. Of their element type; gradients in float32 may also go out as float16 or
             bfloat16, and such gradients as float32.
         layout : Layout, optional
@@ -127,8 +127,8 @@ class GradientCode:
 
         Returns
         -------
-        ndarray, shape (message_length(length),)
-            In the gradients' element type; `out` where given.
+        array, shape (message_length(length),)
+            In the gradients' element type, of their library and on their device; `out` where given.
 
         Raises
         ------
@@ -151,14 +151,14 @@ class GradientCode:
 
         Parameters
         ----------
-        gradients : ndarray, shape (partitions, length), or a sequence of 1-D arrays
+        gradients : array, shape (partitions, length), or a sequence of 1-D arrays
             The gradient of every partition.
-        out : ndarray, shape (workers, message_length(length)), optional
+        out : array, shape (workers, message_length(length)), optional
             Must not overlap the gradients.
 
         Returns
         -------
-        ndarray, shape (workers, message_length(length))
+        array, shape (workers, message_length(length))
             `out` where given.
 
         Raises
@@ -209,7 +209,7 @@ class GradientCode:
         length : int or Layout
             With a `Layout` it takes gradients that are lists of tensors.
         dtype : dtype
-        out : ndarray, shape (message_length(length),), optional
+        out : array, shape (message_length(length),), optional
             Where messages are made, such as a buffer to send from.
         """
         worker = _checks.integer("worker", worker, 0, self.workers - 1)
@@ -501,14 +501,14 @@ class GradientCode:
 
         Parameters
         ----------
-        messages : mapping from worker to ndarray, shape (message_length(length),)
-            All of one element type.
+        messages : mapping from worker to array, shape (message_length(length),)
+            All of one element type and library, and on one device.
         length : int
             Number of elements of a gradient.
         dtype : dtype, optional
             Of the result: the messages' own by default, else float32 for messages in float16 or bfloat16, and either of
             these for messages in float32.
-        out : ndarray, shape (length,), optional
+        out : array, shape (length,), optional
             Must not overlap the messages. Of the type `dtype`, or of one that it could be.
         approximate : bool or {"optimal", "one_step", "unbiased"}
             Estimate the sum where the survivors do not determine it; `approximation_error` says how well. True and
@@ -526,9 +526,10 @@ class GradientCode:
 
         Returns
         -------
-        ndarray, shape (length,)
-            `out` where given. With `verify` a `Verified`: ``gradient``, ``survivors``, whose messages alone it is made
-            of (its bits are those of decoding these), and ``corrupt``, the workers that were left out.
+        array, shape (length,)
+            Of the messages' library and on their device; `out` where given. With `verify` a `Verified`: ``gradient``,
+            ``survivors``, whose messages alone it is made of (its bits are those of decoding these), and ``corrupt``,
+            the workers that were left out.
 
         Raises
         ------

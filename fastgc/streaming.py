@@ -218,7 +218,7 @@ class Collector:
 
         Parameters
         ----------
-        out : ndarray, shape (length,), optional
+        out : array, shape (length,), optional
             Must not overlap the messages.
         approximate : bool or str
             Estimate the sum where it is not determined yet, as `GradientCode.decode` does.
@@ -228,7 +228,7 @@ class Collector:
 
         Returns
         -------
-        ndarray, shape (length,)
+        array, shape (length,)
             `out` where given, else a new array. With `verify` a `Verified`.
 
         Raises

@@ -169,13 +169,14 @@ def lincomb(
     ----------
     coefficients : array_like of real numbers, shape (P, Q)
         Rounded once to the type computed in: float64 for rows in float64, else float32.
-    inputs : ndarray of shape (Q, L), or sequence of Q arrays of shape (L,)
+    inputs : array of shape (Q, L), or sequence of Q arrays of shape (L,)
+        Of NumPy, PyTorch, JAX, CuPy or any library with DLPack, all of one and on one device (`fastgc.arrays`).
         float32, float64, float16 or bfloat16 (of ml_dtypes) in native byte order, all of one type. Rows may have any
         distance from each other and any alignment; where the elements of a row are not next to each other, or not
         aligned to their size, the array is copied first. Never modified.
-    out : ndarray of shape (P, L), or sequence of P arrays of shape (L,), optional
-        Where the result goes, of the inputs' element type; inputs in float16 or bfloat16 may also go out as float32,
-        and inputs in float32 as either. Elements of a row must be next to each other. No row may
+    out : array of shape (P, L), or sequence of P arrays of shape (L,), optional
+        Where the result goes, of the inputs' library, device and element type; inputs in float16 or bfloat16 may also
+        go out as float32, and inputs in float32 as either. Elements of a row must be next to each other. No row may
         overlap another or an input in memory. Made if not given.
     accumulate : bool
         Add to what `out` holds instead of replacing it.
@@ -186,12 +187,13 @@ def lincomb(
 
     Returns
     -------
-    ndarray of shape (P, L), or `out` as it was given
+    array of shape (P, L) of the inputs' library and device, or `out` as it was given
 
     Raises
     ------
     TypeError
-        Arrays of another element type or of different types; something that is no array or not a number.
+        Arrays of another element type or of different types, libraries or devices, or that `fastgc.arrays` refuses;
+        something that is no array or not a number.
     ValueError
         Shapes that do not match, no rows or empty ones, coefficients that are not finite in the element type, `out`
         read-only, not contiguous along its rows or overlapping, `accumulate` without `out`, a backend that does not
@@ -238,9 +240,9 @@ def encode(
     ----------
     coefficients : array_like of real numbers, shape (d, m)
         Row j holds the weights of gradient j's m blocks. Rounded once to the type computed in.
-    gradients : ndarray of shape (d, l), or sequence of d arrays of shape (l,)
+    gradients : array of shape (d, l), or sequence of d arrays of shape (l,)
         As `inputs` of `lincomb`.
-    out : ndarray of shape (ceil(l/m),), optional
+    out : array of shape (ceil(l/m),), optional
         As in `lincomb`.
     accumulate, threads, backend
         As in `lincomb`. Encoding gradients in several consecutive calls with `accumulate` gives the bits of one, where
@@ -248,7 +250,7 @@ def encode(
 
     Returns
     -------
-    ndarray of shape (ceil(l/m),)
+    array of shape (ceil(l/m),)
 
     Raises
     ------
@@ -288,18 +290,18 @@ def decode(
     ----------
     weights : sequence of array_like, shape (m, q_g)
         Decoding weights of each group; m is the same in all.
-    messages : sequence of (ndarray of shape (q_g, B), or sequence of q_g arrays of shape (B,))
+    messages : sequence of (array of shape (q_g, B), or sequence of q_g arrays of shape (B,))
         Each group's messages, ``B = ceil(length/m)``. Element types and strides as `inputs` of `lincomb`.
     length : int
         Length of the gradient.
-    out : ndarray of shape (length,), optional
+    out : array of shape (length,), optional
         As in `lincomb`.
     threads, backend
         As in `lincomb`.
 
     Returns
     -------
-    ndarray of shape (length,)
+    array of shape (length,)
 
     Raises
     ------

@@ -74,6 +74,9 @@ def test_snippets_run_and_print_what_they_show(page: Path, tmp_path: Path, monke
     # As the module __main__ has it: dataclasses and Numba look a function's module up.
     namespace: dict[str, Any] = {"__name__": "__main__"}
     found = blocks(page.read_text(encoding="utf-8"))
+    for optional in ("torch", "jax"):
+        if any(b.language == "python" and re.search(rf"^import {optional}\b", b.text, re.MULTILINE) for b in found):
+            pytest.importorskip(optional)
     for i, block in enumerate(found):
         if block.language != "python":
             continue

@@ -15,6 +15,7 @@ import pytest
 import fastgc
 from fastgc import (
     approximate,
+    arrays,
     codes,
     compression,
     gradient_code,
@@ -98,7 +99,7 @@ def test_the_error_is_a_value_error() -> None:
 
 def documented() -> Iterator[tuple[str, Any]]:
     """Every public module, function, class, method and property."""
-    modules = (fastgc, codes, schemes, kernels, kernels.reference, gradient_code, layout, patterns, streaming)
+    modules = (fastgc, arrays, codes, schemes, kernels, kernels.reference, gradient_code, layout, patterns, streaming)
     modules += (approximate, compression, native, verification)
     for module in modules:
         yield module.__name__, module
@@ -113,6 +114,7 @@ def documented() -> Iterator[tuple[str, Any]]:
         streaming.Collector,
     ]
     classes += [approximate.EstimatingDecoder, approximate.Approximation, verification.Verifier]
+    classes += [arrays.Origin]
     classes += [fastgc.CorruptMessageError, fastgc.Noise, fastgc.Verifiable, fastgc.Verified]
     for module, name in owners:
         value = getattr(module, name)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgc import compression
+from fastgc import CorruptMessageError, Noise, compression, schemes
 from fastgc.compression import BLOCK, CHUNK, CODECS, Codec, ErrorFeedback, codec
 
 SEED = 20240611
@@ -317,3 +317,29 @@ def test_units_are_reached_and_not_exceeded() -> None:
 def test_every_codec_has_a_name_and_says_what_it_is() -> None:
     assert [codec(name).name for name in CODECS] == list(CODECS)
     assert set(compression.__all__) == {"BLOCK", "CODECS", "Codec", "ErrorFeedback", "codec"}
+
+
+# With verification ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fed_back", [False, True], ids=["plain", "feedback"])
+@pytest.mark.parametrize("name", NARROW)
+def test_rounding_is_no_alarm_and_a_wrong_message_is(name: str, fed_back: bool) -> None:
+    scheme, length, made = schemes.grouped(8, 4, 2), 3001, codec(name)
+    rng = np.random.default_rng(SEED)
+    feedback = [ErrorFeedback(made, scheme.message_length(length), np.float32) for _ in range(8)]
+    rounding, magnitude = made.unit * ((2 + made.unit) if fed_back else 1), 0.0
+    for iteration in range(20):
+        gradients = (rng.standard_normal((8, length)) * 0.9**iteration).astype(np.float32)
+        received = {}
+        for worker, message in enumerate(scheme.encode_all(gradients)):
+            data = feedback[worker].compress(message) if fed_back else made.compress(message)
+            received[worker] = made.decompress(data, len(message))
+            feedback[worker].settle(True)
+        magnitude = max(magnitude, *(float(np.abs(message).max()) for message in received.values()))
+        noise = Noise(magnitude=magnitude, rounding=rounding)
+        assert scheme.decode(received, length, verify=noise).corrupt == (), (iteration, SEED)
+        received[5] = -received[5]
+        assert scheme.decode(received, length, verify=noise).corrupt == (5,), (iteration, SEED)
+    with pytest.raises(CorruptMessageError):  # as if nothing had been rounded
+        scheme.decode({worker: received[worker] for worker in (0, 1, 2, 4, 6, 7)}, length, verify=True)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from bench import environment
 from bench.compressed_training import Channel, train
 from bench.compression_report import draw, markdown
+from bench.timing import Effort, Repeated, measure
 from fastgc import GradientCode, codes, schemes
 from fastgc.compression import BLOCK, codec
 from mpi_runner import flights
@@ -33,6 +35,7 @@ from mpi_runner.optimizers import Nesterov
 Array = npt.NDArray[Any]
 
 SEED, ITERATIONS, SEEDS = 1, 50, 200
+DRAWN = 30_000  # numbers of a random gradient
 L2 = 10.0  # over the rows, as the runner has it
 SIZES = ((8, 4, 2), (8, 8, 4), (12, 12, 6))
 """Workers, load and reduction of the grouped schemes."""
@@ -40,7 +43,8 @@ FAMILIES = ("optimized", "gaussian", "vandermonde")
 MESSAGES = ("float32", "float16", "bfloat16", "int8")
 MODES = (*((name, False) for name in MESSAGES), *((name, True) for name in MESSAGES[1:]))
 """Codec, and whether with feedback."""
-SUITES = ("formats", "decode", "bias", "training", "runs")
+TRAINED = tuple(mode for mode in MODES if mode[0] != "float16")
+SUITES = ("training", "decode", "bias", "formats", "speed", "runs")
 RUN = "--scheme grouped --load 4 --reduction 2 --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 --quiet"
 Followed: TypeAlias = tuple["Subject", str, list[tuple[int, ...]], str, bool, Channel, Array, list[float], list[float]]
 
@@ -148,7 +152,7 @@ def distance(found: Array, true: Array) -> float:
 # The suites ---------------------------------------------------------------------------------------------------------
 
 
-def formats(rows: int | None) -> list[dict[str, Any]]:
+def formats(rows: int | None) -> Iterator[dict[str, Any]]:
     """int8 with blocks and scales of other kinds: the error of one message, real and random."""
     gradients = list(trajectory(problem(8, rows), 11))[-1]
     real = schemes.grouped(8, 4, 2).encode(0, gradients[:4])
@@ -171,7 +175,7 @@ def formats(rows: int | None) -> list[dict[str, Any]]:
         error = distance(ours.decompress(ours.compress(message), len(message)), message)
         if not math.isclose(error, expected, rel_tol=1e-6):
             raise RuntimeError(f"the codec's error on {name} is {error}, not {expected}")
-    return found
+    yield from found
 
 
 def _quantized(message: Array, block: int, exact_scale: bool, stochastic: bool) -> Array:
@@ -188,13 +192,33 @@ def _quantized(message: Array, block: int, exact_scale: bool, stochastic: bool) 
     return result
 
 
-def decoding(rows: int | None) -> list[dict[str, Any]]:
+def speed(length: int) -> Iterator[dict[str, Any]]:
+    """What compressing and decompressing a message takes, beside encoding and decoding the gradient, on one thread."""
+    scheme = schemes.grouped(8, 4, 2)
+    gradients = next(drawn(8, length, 1))
+    messages = scheme.encode_all(gradients)
+    received = {worker: messages[worker] for worker in (0, 1, 4, 5)}
+    out, total = np.empty_like(messages[0]), np.empty_like(gradients[0])
+    contestants = {
+        "encode": Repeated(partial(scheme.encode, 0, gradients[:4], out)),
+        "decode": Repeated(partial(scheme.decode, received, length, out=total)),
+    }
+    for name in MESSAGES:
+        made = codec(name)
+        data, back = made.compress(messages[0]), np.empty_like(out)
+        contestants[f"{name}, compress"] = Repeated(partial(made.compress, messages[0], data))
+        contestants[f"{name}, decompress"] = Repeated(partial(made.decompress, data, len(out), back))
+    samples = measure(contestants, Effort(seconds=2.0), threads=1, keep=contestants)
+    for name in contestants:
+        yield {"what": name, "length": length, "message_length": len(out), **samples.summary(name)}
+
+
+def decoding(rows: int | None) -> Iterator[dict[str, Any]]:
     """The error of one decoded gradient over the survivor sets of every code, for real and random gradients."""
-    found = []
     for workers, load, reduction in SIZES:
         given = problem(workers, rows)
         real = list(trajectory(given, 11))[-1]
-        for kind, gradients in (("flights", real), ("normal", next(drawn(workers, real.shape[1], 1)))):
+        for kind, gradients in (("flights", real), ("normal", next(drawn(workers, DRAWN, 1)))):
             true = gradients.sum(axis=0, dtype=np.float64)
             for subject in subjects(workers, load, reduction):
                 scheme, sets = subject.scheme, survivor_sets(subject.scheme)
@@ -205,20 +229,22 @@ def decoding(rows: int | None) -> list[dict[str, Any]]:
                     received = [made.decompress(made.compress(m), len(m)) for m in messages]
                     each = [distance(scheme.decode({w: received[w] for w in s}, len(true)), true) for s in sets]
                     errors[name] = {"worst": max(each), "median": float(np.median(each))}
-                found.append(
-                    {"gradients": kind, "family": subject.family, "size": subject.size, "workers": workers,
-                     "sets": len(sets), "amplification": max(map(scheme.amplification, sets)), "errors": errors}
-                )  # fmt: skip
-    return found
+                yield {
+                    "gradients": kind, "family": subject.family, "size": subject.size, "workers": workers,
+                    "sets": len(sets), "amplification": max(map(scheme.amplification, sets)), "errors": errors,
+                }  # fmt: skip
 
 
-def bias(rows: int | None, iterations: int) -> list[dict[str, Any]]:
+def bias(rows: int | None, iterations: int) -> Iterator[dict[str, Any]]:
     """The error of the sum of the first t decoded gradients, t = 1, 2, …, of 8 workers."""
-    chosen = [s for size in SIZES[:2] for s in subjects(*size)]
-    found = []
-    given = problem(8, rows)
-    length = given.model.features
-    for kind, source in (("flights", trajectory(given, iterations)), ("normal", drawn(8, length, iterations))):
+    made = [subjects(*size) for size in SIZES[:2]]  # repetition, and all of the second size
+    chosen = [subject for subject in made[0] if subject.family not in FAMILIES] * (len(made) > 1) + made[-1]
+    given = problem(SIZES[0][0], rows)
+    workers = len(given.parts)
+    for kind, source, length in (
+        ("flights", trajectory(given, iterations), given.model.features),
+        ("normal", drawn(workers, DRAWN, iterations), DRAWN),
+    ):
         channels: list[Followed] = []
         for subject in chosen:
             sets = ordered_by_amplification(subject.scheme)
@@ -240,65 +266,45 @@ def bias(rows: int | None, iterations: int) -> list[dict[str, Any]]:
                 missed += error
                 sums.append(float(np.linalg.norm(missed) / np.linalg.norm(total)))
                 single.append(float(np.linalg.norm(error) / np.linalg.norm(true)))
-        found += [
-            {"gradients": kind, "family": subject.family, "size": subject.size, "survivors": survivors,
-             "message": message, "feedback": feedback, "of_sum": sums, "median_of_one": float(np.median(single))}
-            for subject, survivors, _, message, feedback, _, _, sums, single in channels
-        ]  # fmt: skip
-    return found
+        for subject, survivors, _, message, feedback, _, _, sums, single in channels:
+            yield {
+                "gradients": kind, "family": subject.family, "size": subject.size, "survivors": survivors,
+                "message": message, "feedback": feedback, "of_sum": sums, "median_of_one": float(np.median(single)),
+            }  # fmt: skip
 
 
-def training(rows: int | None, iterations: int) -> list[dict[str, Any]]:
+def training(rows: int | None, iterations: int) -> Iterator[dict[str, Any]]:
     """The test AUC after training with the messages of random survivors, as few as decode."""
-    found = []
     for workers, load, reduction in SIZES:
         given = problem(workers, rows)
         for subject in subjects(workers, load, reduction)[: len(FAMILIES)]:
             survivors = random_sets(subject.scheme, iterations, SEED)
-            for message, feedback in MODES:
+            for message, feedback in TRAINED:
                 optimizer = Nesterov(given.model.initial(), given.step)
-                model = train(
-                    given.model, given.parts, subject.scheme, optimizer, given.l2, survivors, message, feedback
-                )
-                measure = given.model.evaluate(model, given.test)
-                found.append(
-                    {"family": subject.family, "size": subject.size, "workers": workers, "message": message,
-                     "feedback": feedback, **measure}
-                )  # fmt: skip
-                print(found[-1], file=sys.stderr, flush=True)
-    return found
+                trained = (given.model, given.parts, subject.scheme, optimizer, given.l2, survivors)
+                model = train(*trained, message, feedback)
+                yield {
+                    "family": subject.family, "size": subject.size, "workers": workers, "message": message,
+                    "feedback": feedback, **given.model.evaluate(model, given.test),
+                }  # fmt: skip
 
 
-def runs() -> list[dict[str, Any]]:
+def runs() -> Iterator[dict[str, Any]]:
     """The training of the README over MPI, with compressed messages."""
-    found = []
     for family, message, feedback in (
         ("optimized", "float32", False), ("optimized", "float16", False), ("optimized", "bfloat16", False),
         ("optimized", "bfloat16", True), ("optimized", "int8", False), ("optimized", "int8", True),
         ("vandermonde", "bfloat16", False), ("vandermonde", "int8", False),
     ):  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                sys.executable,
-                "-m",
-                "mpi_runner",
-                "train",
-                *RUN.split(),
-                "--run",
-                f"{folder}/run",
-                "--code",
-                family,
-            ]
+            command = [sys.executable, "-m", "mpi_runner", "train", *RUN.split(), "--code", family]
             command += ["--run", f"{folder}/run", "--message-dtype", message]
             command += ["--error-feedback"] if feedback else []
             subprocess.run(command, check=True)
             summary = json.loads(Path(folder, "run", "summary.json").read_text())
-        found.append(
-            {"options": RUN, "family": family, "message": message, "feedback": feedback}
-            | {name: summary[name] for name in ("test_auc", "bytes_received", "mean_seconds", "messages")}
-        )
-        print(found[-1], file=sys.stderr, flush=True)
-    return found
+        yield {"options": RUN, "family": family, "message": message, "feedback": feedback} | {
+            name: summary[name] for name in ("test_auc", "bytes_received", "mean_seconds", "messages")
+        }
 
 
 def main(command: Sequence[str] | None = None) -> int:
@@ -314,20 +320,24 @@ def main(command: Sequence[str] | None = None) -> int:
     options = parser.parse_args(command)
     if options.iterations < 1 or (options.rows is not None and options.rows < 12):
         parser.error("--iterations must be at least 1, and --rows at least 12")
+    environment.set_threads(1)  # times do not matter, and threads that wait for each other take long on a busy machine
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.json"
     results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    suites: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    suites: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "formats": lambda: formats(options.rows),
         "decode": lambda: decoding(options.rows),
         "bias": lambda: bias(options.rows, options.iterations),
         "training": lambda: training(options.rows, options.iterations),
+        "speed": lambda: speed(243_485),
         "runs": runs,
     }
     for suite in options.suites:
         header = environment.machine() | {"rows": options.rows, "iterations": options.iterations}
-        results[suite] = {"header": header, "found": suites[suite]()}
-        path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        results[suite] = {"header": header, "found": (found := [])}
+        for cell in suites[suite]():
+            found.append(cell)
+            path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")  # what is there by now outlives an end
     report = markdown(results)
     (options.out / "report.md").write_text(report, "utf-8")
     draw(results, options.out)

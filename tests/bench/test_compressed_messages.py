@@ -35,7 +35,7 @@ def test_a_short_measurement(
         assert all(0 < each["median"] <= each["worst"] for each in cell["errors"].values())
     for cell in results["bias"]["found"]:
         assert len(cell["of_sum"]) == 2
-        assert all(value > 0 for value in cell["of_sum"])
+        assert all(value >= 0 for value in cell["of_sum"])  # 0 at first: half integers, which float32 adds exactly
     report = (tmp_path / "report.md").read_text()
     assert capsys.readouterr().out.endswith(report)
     cell = results["training"]["found"][0]

@@ -18,10 +18,7 @@ COLOURS = {"float32": BLACK, "float16": GREEN, "bfloat16": BLUE, "int8": VERMILI
 def markdown(results: dict[str, Any]) -> str:
     """The tables of the suites that are there."""
     lines = ["# Compressed messages"]
-    for suite, table in (
-        ("formats", _formats_table), ("decode", _decode_table), ("bias", _bias_table), ("training", _training_table),
-        ("speed", _speed_table), ("runs", _runs_table),
-    ):  # fmt: skip
+    for suite, table in TABLES.items():
         if suite in results:
             header = results[suite]["header"]
             lines += table(results[suite]["found"])
@@ -102,6 +99,22 @@ def _bias_table(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _training_table(found: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        "## Training on the flights",
+        "Test AUC after training with random survivors, as few as decode, others in each iteration; in one process.",
+        _auc_table(found),
+    ]
+
+
+def _worst_table(found: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        "## Training with the worst survivors",
+        "The same, where those of the worst amplification survive in every iteration.",
+        _auc_table(found),
+    ]
+
+
+def _auc_table(found: Sequence[dict[str, Any]]) -> str:
     rows, modes = [], _modes(found)
     for key in dict.fromkeys((f["family"], f["size"], f["workers"]) for f in found):
         cells = {
@@ -110,12 +123,7 @@ def _training_table(found: Sequence[dict[str, Any]]) -> list[str]:
             if (f["family"], f["size"], f["workers"]) == key
         }
         rows.append([*map(str, key), *(cells.get(mode, "") for mode in modes)])
-    head = ["code", "size", "workers", *(_label(*mode) for mode in modes)]
-    return [
-        "## Training on the flights",
-        "Test AUC after training with random survivors, as few as decode, others in each iteration; in one process.",
-        _table(head, rows),
-    ]
+    return _table(["code", "size", "workers", *(_label(*mode) for mode in modes)], rows)
 
 
 def _speed_table(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -138,6 +146,18 @@ def _runs_table(found: Sequence[dict[str, Any]]) -> list[str]:
         f"`python -m mpi_runner train {found[0]['options']} --code … --message-dtype … [--error-feedback]`.",
         _table(["code", "messages", "test AUC", "MB received", "mean ms"], rows),
     ]
+
+
+TABLES = {
+    "formats": _formats_table,
+    "decode": _decode_table,
+    "bias": _bias_table,
+    "training": _training_table,
+    "worst": _worst_table,
+    "speed": _speed_table,
+    "runs": _runs_table,
+}
+"""Of each suite."""
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:

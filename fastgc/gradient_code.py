@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
 from itertools import islice
@@ -49,6 +50,8 @@ class GradientCode:
         The partitions of each worker, increasing.
     exact : bool
         False where decoding estimates the sum.
+    reductions : tuple of int
+        Those that there is a code for over this assignment, increasing: `with_reduction`. Of most schemes one alone.
     patterns : PatternCache
         Decoding weights by survivor pattern.
     fingerprint : str
@@ -65,6 +68,8 @@ class GradientCode:
         self.reduction = data.reduction
         self.assignment = data.assignment
         self.exact = data.exact
+        self._others = {other.reduction: GradientCode(other) for other in data.others}
+        self.reductions = tuple(sorted((data.reduction, *self._others)))
         self.fingerprint = storage.fingerprint(data)
         self.patterns = PatternCache(data.decoders, self._keys_of_sets)
         self._place = {
@@ -100,6 +105,21 @@ class GradientCode:
     def message_length(self, length: int) -> int:
         """Number of elements of a message for gradients of `length` elements: ``ceil(length / reduction)``."""
         return -(-_checks.integer("length", length, 1) // self.reduction)
+
+    def with_reduction(self, reduction: int) -> GradientCode:
+        """The scheme of the same assignment under another reduction, with a pattern cache of its own.
+
+        Parameters
+        ----------
+        reduction : int
+            One of `reductions`.
+        """
+        if reduction == self.reduction:
+            return self
+        if (other := self._others.get(reduction)) is None:
+            has = ", ".join(map(str, self.reductions))
+            raise ValueError(f"reduction must be one that {self.name} has a code for, {has}, not {reduction!r}")
+        return other
 
     # Workers ---------------------------------------------------------------------------------------------------------
 
@@ -760,6 +780,11 @@ def _count(gradients: Any) -> int:
     if not arrays.is_array(gradients):
         raise TypeError(f"gradients must be an array or a sequence of arrays, not {type(gradients).__name__}")
     return len(arrays.view("gradients", gradients))  # the array API standard gives arrays no length
+
+
+def with_others(name: str, first: GradientCode, others: Iterable[GradientCode]) -> GradientCode:
+    """`first` with others over its assignment, of other reductions, as one scheme."""
+    return GradientCode(replace(first._data, name=name, others=tuple(other._data for other in others)))
 
 
 def _encode_together(

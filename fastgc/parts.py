@@ -28,6 +28,7 @@ def split(data: SchemeData, parts: int) -> SchemeData:
         ),
         # All that are missing may be missing from one part; what may be ignored of each adds up.
         stragglers=data.stragglers if data.exact else data.stragglers * parts,
+        others=tuple(split(other, parts) for other in data.others),
     )
 
 

@@ -24,11 +24,12 @@ from fastgc.approximate_schemes import (
 )
 from fastgc.codes import LinearCode
 from fastgc.decoders import CHECKED_SETS, LinearDecoder, ScaledSum
-from fastgc.gradient_code import GradientCode
+from fastgc.gradient_code import GradientCode, with_others
 from fastgc.storage import Group, SchemeData, freeze
 
 __all__ = [
     "SCHEMES",
+    "adaptive",
     "bernoulli",
     "bibd",
     "cyclic_mds",
@@ -119,6 +120,36 @@ def grouped(
     code_of = {size: _code_for(size, reduction, code, seed) for size in sorted(set(sizes))}
     label = code_of[max(sizes)].name if isinstance(code, LinearCode) else str(code or "optimized")
     return _from_groups(f"grouped({workers}, load={load}, reduction={reduction}, code={label})", sizes, code_of)
+
+
+def adaptive(workers: int, load: int, *, code: str | None = None, uneven: bool = False, seed: int = 0) -> GradientCode:
+    """`grouped` under every reduction at once: the data stay where they are, the reduction may change at any iteration.
+
+    Who holds what depends on `load` alone, so each reduction m from 1 to the size of the smallest group is but another
+    [load, m] code over the same assignment: ``scheme.with_reduction(m)``, which tolerates ``load - m`` stragglers under
+    an MDS code. The scheme itself is the one of reduction 1. Saved, fingerprinted and sent to workers as a whole.
+
+    Parameters
+    ----------
+    workers, load : int
+    code : str, optional
+        The name of a family in `fastgc.codes.FAMILIES`, ``"optimized"`` by default.
+    uneven : bool
+    seed : int
+        As `grouped` takes them.
+
+    Raises
+    ------
+    ValueError
+        As `grouped`; and a code that is no family, since there has to be one for every reduction.
+    """
+    if not isinstance(code, str | None):
+        raise ValueError(f"code must be one of {', '.join(codes.FAMILIES)}, not {code!r}")
+    first = grouped(workers, load, 1, code=code, uneven=uneven, seed=seed)
+    smallest = min(len(group.workers) for group in first.groups)
+    others = [grouped(workers, load, m, code=code, uneven=uneven, seed=seed) for m in range(2, smallest + 1)]
+    name = f"adaptive({workers}, load={load}, code={code or 'optimized'})"
+    return with_others(name, first, others)
 
 
 def _code_for(size: int, reduction: int, code: LinearCode | str | None, seed: int) -> LinearCode:

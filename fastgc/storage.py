@@ -39,6 +39,8 @@ class SchemeData:
     stragglers: int
     reduction: int
     exact: bool
+    others: tuple[SchemeData, ...] = ()
+    """The same assignment under other reductions; these have no others."""
 
 
 def _ragged(name: str, rows: Sequence[Sequence[int]]) -> dict[str, npt.NDArray[Any]]:
@@ -79,7 +81,13 @@ def _to_arrays(data: SchemeData) -> dict[str, npt.NDArray[Any]]:
                 arrays[f"decoder{i}_recovered"] = decoder.recovered
         else:
             arrays[f"decoder{i}_sum"] = np.int64(decoder.workers)
+    for i, other in enumerate(data.others):
+        arrays |= {f"{_other(i)}{name}": array for name, array in _to_arrays(other).items()}
     return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _other(number: int) -> str:
+    return f"other{number}_"
 
 
 def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> SchemeData:
@@ -113,8 +121,21 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> SchemeData:
         raise ValueError("groups and their codes differ in size")
     return SchemeData(
         name, assignment, freeze(np.split(coefficients, ends[:-1])), groups, tuple(decoders), stragglers, reduction,
-        bool(exact),
+        bool(exact), _others(arrays, assignment, reduction),
     )  # fmt: skip
+
+
+def _others(
+    arrays: dict[str, npt.NDArray[Any]], assignment: tuple[tuple[int, ...], ...], reduction: int
+) -> tuple[SchemeData, ...]:
+    found: list[SchemeData] = []
+    while own := {name.removeprefix(p): a for name, a in arrays.items() if name.startswith(p := _other(len(found)))}:
+        found.append(_from_arrays(own))
+    if any(other.assignment != assignment or other.others for other in found):
+        raise ValueError("schemes of one assignment have several")
+    if len({reduction, *(other.reduction for other in found)}) <= len(found):
+        raise ValueError("a reduction is there twice")
+    return tuple(found)
 
 
 def _estimating(arrays: dict[str, npt.NDArray[Any]], name: str, tolerated: int) -> EstimatingDecoder:
@@ -140,10 +161,10 @@ def freeze(arrays: Sequence[npt.NDArray[np.float64]]) -> tuple[npt.NDArray[np.fl
 
 
 def fingerprint(data: SchemeData) -> str:
-    """SHA-256 over the bytes of everything but the name."""
+    """SHA-256 over the bytes of everything but the names."""
     digest = sha256()
     for name, array in sorted(_to_arrays(data).items()):
-        if name != "name":
+        if name.rpartition("_")[2] != "name":
             little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
             digest.update(f"{name} {little.dtype.str} {little.shape};".encode())
             digest.update(little.tobytes())

@@ -27,7 +27,7 @@ FORMAT = 1
 
 State = dict[str, npt.NDArray[Any]]
 
-_FACTS, _SCHEME, _STATE = "facts", "scheme", "state."
+_FACTS, _SCHEME, _STATE, _POLICY = "facts", "scheme", "state.", "policy."
 _PATTERN = "iteration-*.npz"
 
 
@@ -44,6 +44,8 @@ class Checkpoint(NamedTuple):
     scheme: GradientCode
     state: State
     """Of the optimiser."""
+    policy: State = {}  # noqa: RUF012  # never written to
+    """Of the choice of the reduction, where there is one."""
 
 
 class CheckpointError(Exception):
@@ -65,6 +67,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
         _FACTS: _bytes(json.dumps(facts).encode()),
         _SCHEME: _bytes(scheme.getvalue()),
         **{_STATE + name: array for name, array in checkpoint.state.items()},
+        **{_POLICY + name: array for name, array in checkpoint.policy.items()},
     }
     target = folder / FOLDER / f"iteration-{checkpoint.iteration:09}.npz"
     target.parent.mkdir(exist_ok=True)
@@ -103,13 +106,18 @@ def read(path: Path) -> Checkpoint:
             float(facts["elapsed"]),
             TrainConfig(**facts["config"]),
             schemes.load(io.BytesIO(arrays[_SCHEME].tobytes())),
-            {name.removeprefix(_STATE): array for name, array in arrays.items() if name.startswith(_STATE)},
+            _named(arrays, _STATE),
+            _named(arrays, _POLICY),
         )
     except CheckpointError:
         raise
     except Exception as error:  # a damaged zip raises nearly anything: NotImplementedError, zlib.error, MemoryError …
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"it is damaged or no checkpoint ({reason})") from None
+
+
+def _named(arrays: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def written(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from fastgc.cli import Parser
 from mpi_runner import deadlines, delays, experiments, hostfile, launch, problems
 from mpi_runner.cache import DataError
 from mpi_runner.config import (
+    AUTO,
     ELEMENT_TYPES,
     MESSAGE_TYPES,
     MODEL_TYPES,
@@ -80,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="one training run", description=_train.__doc__)
     train.add_argument("--scheme", metavar="NAME", help=", ".join(schemes.SCHEMES))
     train.add_argument("--load", type=int, help="partitions a worker holds (grouped)")
-    train.add_argument("--reduction", type=int, help="messages are this many times shorter than the gradient")
+    train.add_argument(
+        "--reduction",
+        type=_reduction,
+        metavar="M|auto",
+        help="messages are this many times shorter than the gradient; auto (grouped): as many as is the fastest now",
+    )
     train.add_argument("--stragglers", type=int, help="workers that may be missing, where a scheme takes it")
     train.add_argument("--code", help=f"code of the grouped scheme: {', '.join(codes.FAMILIES)}")
     train.add_argument("--uneven", action="store_const", const=True, help="allow a load that does not divide workers")
@@ -158,7 +164,7 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         default="none",
         metavar="SPEC",
         help=f"injected delays: {delays.FORMS}, or two of these as COMPUTING+send:SENDING; seconds a partition, and a "
-        "message of the gradient's length",
+        "message of the gradient's length; DELAY@ITERATION:DELAY for another from an iteration on",
     )
     parser.add_argument("--batch", type=_batch, metavar="N|all", help="examples in an iteration (default: the model's)")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="(default: the model's)")
@@ -196,6 +202,13 @@ def _rows(text: str) -> int | None:
         return None if text == "all" else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number of rows or all, not {text!r}") from None
+
+
+def _reduction(text: str) -> int | str:
+    try:
+        return AUTO if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or {AUTO}, not {text!r}") from None
 
 
 def _batch(text: str) -> int:
@@ -340,6 +353,8 @@ def _told(file: str, experiment: Experiment) -> dict[str, Any]:
             kind = SCHEME_OPTIONS.get(option)
             if kind is None:
                 raise UsageError(f"{file}: {name} has no option {option}; there are {', '.join(SCHEME_OPTIONS)}")
+            if (option, value) == ("reduction", AUTO):
+                continue
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise UsageError(f"{file}: {option} of {name} must be of type {kind.__name__}, not {value!r}")
     return vars(_common_parser(file).parse_args(words))
@@ -355,7 +370,7 @@ def _scheme(text: str) -> tuple[str, dict[str, Any]]:
         if kind is None or not ((equals and value) or kind is bool):
             raise UsageError(f"--schemes: {text!r} is not NAME[:OPTION=VALUE,...] with {', '.join(SCHEME_OPTIONS)}")
         try:
-            chosen[option] = kind(value or True)
+            chosen[option] = AUTO if (option, value) == ("reduction", AUTO) else kind(value or True)
         except ValueError:
             what = "an integer" if kind is int else "a number"
             raise UsageError(f"--schemes: {option} in {text!r} must be {what}") from None

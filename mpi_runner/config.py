@@ -23,6 +23,8 @@ MESSAGE_TYPES = compression.CODECS
 MODEL_TYPES = ("float32", "float64", "bfloat16")
 MOST_WORKERS = 100_000
 POLLS = ("backoff", "spin")
+AUTO = "auto"
+"""In the place of a reduction: it is chosen anew as the run goes on (`mpi_runner.adaptive`)."""
 CHANGEABLE = (
     "iterations", "delay", "poll", "hang_deadline", "evaluate_every", "checkpoint_every", "survivors_from",
 )  # fmt: skip
@@ -136,6 +138,11 @@ def build_scheme(config: TrainConfig) -> GradientCode:
     if absent:
         raise UsageError(f"{config.scheme} needs {' and '.join(absent)}")
     options = dict(config.options)
+    if options.get("reduction") == AUTO:
+        if config.scheme != "grouped":
+            raise UsageError(f"--reduction must be a number, not {AUTO}, with a scheme other than grouped")
+        del options["reduction"]
+        constructor = schemes.adaptive
     if "seed" in parameters:
         options["seed"] = config.seed
     if config.options.get("code") not in (None, *codes.FAMILIES):

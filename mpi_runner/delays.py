@@ -1,6 +1,8 @@
 """Injected delays: how long a worker sleeps in an iteration, the same unit draws for every scheme.
 
-A delay is written as a short string, COMPUTING or COMPUTING+send:SENDING. Both parts have these forms:
+A delay is written as a short string, COMPUTING or COMPUTING+send:SENDING. Conditions that change are such strings one
+after the other: ``exponential:0.01@200:exponential:0.05`` is slower from iteration 200 on, counted from 1. Both parts
+have these forms:
 
 ====================================  ==============================================================================
 ``none``                              nobody sleeps
@@ -25,8 +27,10 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -281,24 +285,36 @@ class Delay:
 
     computing: Kind
     sending: Kind = NoDelay()
+    later: tuple[tuple[int, Delay], ...] = ()
+    """Other delays, each from an iteration on, counted from 1 and increasing."""
 
     def __str__(self) -> str:
-        return str(self.computing) + ("" if self.sending == NoDelay() else f"+send:{self.sending}")
+        sending = "" if self.sending == NoDelay() else f"+send:{self.sending}"
+        return f"{self.computing}{sending}" + "".join(f"@{first}:{delay}" for first, delay in self.later)
 
     def check(self, workers: int) -> None:
         """Raise ValueError where this delay makes no sense for `workers` workers."""
         self.computing.check(workers)
         self.sending.check(workers)
+        for _, delay in self.later:
+            delay.check(workers)
+
+    def at(self, iteration: int) -> Delay:
+        """Return the delay of an iteration, counted from 0: one that does not change."""
+        begun = [delay for first, delay in self.later if first <= iteration + 1]
+        return begun[-1] if begun else Delay(self.computing, self.sending)
 
     def compute_seconds(self, seed: int, worker: int, iteration: int, load: int, workers: int) -> float:
         """Return how long `worker` sleeps over its `load` partitions in `iteration`, on a host of speed 1."""
-        unit = self.computing.unit(seed, worker, iteration, workers, Stream.COMPUTING)
-        return unit if self.computing.whole else load * unit
+        computing = self.at(iteration).computing
+        unit = computing.unit(seed, worker, iteration, workers, Stream.COMPUTING)
+        return unit if computing.whole else load * unit
 
     def send_seconds(self, seed: int, worker: int, iteration: int, share: float, workers: int) -> float:
         """Return how long `worker` sleeps before it sends a message `share` times as long as the gradient."""
-        unit = self.sending.unit(seed, worker, iteration, workers, Stream.SENDING)
-        return unit if self.sending.whole else share * unit
+        sending = self.at(iteration).sending
+        unit = sending.unit(seed, worker, iteration, workers, Stream.SENDING)
+        return unit if sending.whole else share * unit
 
 
 def own_speed() -> float:
@@ -360,6 +376,7 @@ _FORMS: dict[str, _Form] = {
 }
 FORMS = " | ".join(form for *_, form in _FORMS.values())
 """All the forms of either part, for messages."""
+_CHANGE = re.compile(r"@([0-9]{1,18}):")
 _RULES = "durations in seconds, finite and >= 0; shapes > 1; probabilities from 0.0001 to 1"
 
 
@@ -370,15 +387,26 @@ def parse(spec: str) -> Delay:
     ------
     ValueError
         One line with what was given and the allowed forms: unknown name, too few or too many fields, a
-        duration that is negative or not finite, a count that is not a plain non-negative integer.
+        duration that is negative or not finite, a count that is not a plain non-negative integer; or changes that are
+        not in the order of their iterations.
     """
-    computing, plus, sending = spec.partition("+send:")
+    first, *rest = _CHANGE.split(spec)
+    starts = [int(number) for number in rest[::2]]
     try:
-        return Delay(_kind(computing), _kind(sending) if plus else NoDelay())
+        if any(two <= one for one, two in pairwise([1, *starts])):
+            raise ValueError(spec)
+        later = tuple(zip(starts, map(_steady, rest[1::2]), strict=True))
+        return replace(_steady(first), later=later)
     except (KeyError, ValueError):
         raise ValueError(
-            f"delay {spec!r} is not one of {FORMS}, or two of these as COMPUTING+send:SENDING ({_RULES})"
+            f"delay {spec!r} is not one of {FORMS}, or two of these as COMPUTING+send:SENDING ({_RULES}), or several "
+            "as DELAY@ITERATION:DELAY, iterations above 1 and increasing"
         ) from None
+
+
+def _steady(spec: str) -> Delay:
+    computing, plus, sending = spec.partition("+send:")
+    return Delay(_kind(computing), _kind(sending) if plus else NoDelay())
 
 
 def _kind(spec: str) -> Kind:

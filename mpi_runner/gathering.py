@@ -65,9 +65,11 @@ class Gathering:
         deadline: Deadline | None = None,
         verify: bool = False,
     ) -> None:
-        self._scheme = scheme
-        self._gradients = scheme.collector(length, dtype)
-        self._statistics = scheme.collector(wire.STATISTICS, np.float64)
+        schemes = [scheme.with_reduction(m) for m in scheme.reductions]
+        self._collectors = {
+            it.reduction: (it, it.collector(length, dtype), it.collector(wire.STATISTICS, np.float64)) for it in schemes
+        }
+        self._own_reduction = scheme.reduction
         self._gradient = np.empty(length, dtype)
         self._rounding = rounding
         self._deadline = deadline
@@ -79,8 +81,10 @@ class Gathering:
         """Between the messages that are there, where there is one."""
         self.begin(None)
 
-    def begin(self, prescribed: frozenset[int] | None) -> None:
-        """Begin an iteration, with the only workers whose messages are to be used, where that is prescribed."""
+    def begin(self, prescribed: frozenset[int] | None, reduction: int | None = None) -> None:
+        """Begin an iteration, with the only workers whose messages are to be used, where that is prescribed, and under
+        the scheme's own reduction or another one."""
+        self._scheme, self._gradients, self._statistics = self._collectors[reduction or self._own_reduction]
         self._gradients.reset()
         self._statistics.reset()
         self._sizes.clear()

@@ -68,6 +68,7 @@ class Live:
         self._end = 0.0  # of the last iteration, by the run's clock
         self._seen = self._begun  # and by this one
         self._score: float | None = None
+        self._reductions: set[str] = set()
         self.done = 0
 
     def iterations(self, rows: Sequence[Row]) -> None:
@@ -79,6 +80,7 @@ class Live:
             self._end = float(row["start"]) + float(row["seconds"])
             self._score = float(row["score"]) if row["score"] else self._score
             self._recent.append(row)
+            self._reductions.add(row.get("reduction", ""))
             self._seen = time.monotonic()
 
     def arrivals(self, rows: Sequence[Row]) -> None:
@@ -151,6 +153,8 @@ class Live:
         ]
         if not math.isnan(loss):
             said.insert(0, f"loss {loss:.5f}")
+        if len(self._reductions) > 1:
+            said.append(f"reduction {last['reduction']}")
         if self._score is not None:
             said.insert(1, f"test {self._score:.4f}")
         return Text(" · ".join(said))

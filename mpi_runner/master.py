@@ -11,6 +11,7 @@ import signal
 import time
 import warnings
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,12 +21,13 @@ from mpi4py import MPI
 
 from fastgc import GradientCode
 from mpi_runner import processes, wire
+from mpi_runner.adaptive import Answer, ReductionPolicy, Switch
 from mpi_runner.faults import CannotDecode, HangDeadline, Loss
 from mpi_runner.gathering import Gathering, Taken
 from mpi_runner.optimizers import Optimizer, mean_gradient
 from mpi_runner.peers import Peers
 from mpi_runner.processes import Identity
-from mpi_runner.records import RunRecords
+from mpi_runner.records import Recorded, RunRecords
 from mpi_runner.transport import Poller
 from mpi_runner.wire import Header, Wire
 
@@ -66,6 +68,8 @@ class Master:
         Returns the number of a signal that asks the run to end, or None.
     with_loss : bool
         Whether the workers' model gives losses; without, the recorded ones are NaN.
+    policy : ReductionPolicy, optional
+        Chooses the reduction; by default it is the scheme's own.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Master:
         gathering: Gathering,
         interrupted: Callable[[], int | None],
         with_loss: bool = True,
+        policy: ReductionPolicy | None = None,
     ) -> None:
         self._scheme = scheme
         self._wire = layout
@@ -96,12 +101,18 @@ class Master:
         self._gathering = gathering
         self._widened: list[Array] = []  # coded gradients in the type computed with, where messages are compressed
         if layout.codec.name != parameters.dtype.name:
-            self._widened = [np.empty(layout.message_length, parameters.dtype) for _ in range(scheme.workers)]
+            longest = layout.message_length(min(scheme.reductions))
+            self._widened = [np.empty(longest, parameters.dtype) for _ in range(scheme.workers)]
         self._peers = Peers(comm, layout, scheme.workers, deadline)
         self._overflowed: list[int] = []
         self._used: Sequence[int] = ()  # whose messages were used in the iteration before
         self._seconds = array("d")
-        self._prescribed: frozenset[int] | None = None
+        self._recorded: Recorded | None = None
+        self._policy = policy
+        self._reduction = scheme.reduction  # of this iteration
+        self._retreat: int | None = None  # to this one, in the midst of it
+        self._reductions: Counter[int] = Counter()
+        self._switches = 0
         self._loss = float("nan")
         self._estimates = 0  # iterations done here with an approximate gradient
         self.iterations = 0
@@ -135,7 +146,7 @@ class Master:
         *,
         done: int = 0,
         elapsed: float = 0.0,
-        survivors: Mapping[int, frozenset[int]] | None = None,
+        recorded: Mapping[int, Recorded] | None = None,
     ) -> None:
         """Train; the workers are then still there.
 
@@ -152,9 +163,9 @@ class Master:
             Iterations that a run which goes on had done.
         elapsed : float
             Seconds that they took.
-        survivors : mapping, optional
-            For each iteration, from 0, the workers whose messages are used, and no others. The iteration waits for
-            them all.
+        recorded : mapping, optional
+            For each iteration, from 0, its reduction and the workers whose messages are used, and no others. The
+            iteration waits for them all.
 
         Raises
         ------
@@ -166,12 +177,16 @@ class Master:
         self._epoch = time.perf_counter() - elapsed
         self.iterations = done
         for iteration in range(done, iterations):
-            self._prescribed = None if survivors is None else survivors[iteration]
+            self._recorded = None if recorded is None else recorded[iteration]
             self._iterate(iteration, evaluate, after_step)
 
     def figures(self) -> dict[str, Any]:
         """The run's figures up to now."""
-        return {
+        adapted = {
+            "reductions": {str(m): count for m, count in sorted(self._reductions.items())},
+            "switches": self._switches,
+        }
+        return (adapted if len(self._scheme.reductions) > 1 else {}) | {
             "iterations": self.iterations,
             "approximate_iterations": self._estimates,
             "final_loss": self._loss,
@@ -213,14 +228,17 @@ class Master:
         evaluate: Callable[[int], float | None],
         after_step: Callable[[int, float, float, float | None], object],
     ) -> None:
-        self._gathering.begin(self._prescribed)
-        self._overflowed.clear()
         received_before, sent_before = self._peers.bytes_received, self._peers.bytes_sent
         start = time.perf_counter()
-        if self.lost_workers or self._prescribed is not None:
-            self._check_decodable(iteration)
-        self._peers.offer(iteration, self._optimizer.parameters, self._used)
-        self._sending, self._receiving = time.perf_counter() - start, 0.0
+        if self._policy is not None:
+            self._switched(self._policy.limit(self._peers.alive))
+            self._reduction = self._policy.reduction
+        elif self._recorded is not None:
+            self._reduction = self._recorded.reduction
+        self._sending = self._receiving = 0.0
+        self._begin(iteration)
+        if self._policy is not None:  # while workers compute
+            self._switched(self._policy.choose(self._peers.alive))
         self._poller.restart()
         taken, ready = self._taken(iteration)
         decoded = time.perf_counter()
@@ -234,6 +252,9 @@ class Master:
             self._peers.quarantine(worker, "its message contradicts the others")
         self._peers.conclude()
         self._seconds.append(end - start)
+        self._reductions[self._reduction] += 1
+        if self._policy is not None:
+            self._policy.conclude(end - start, end - ready)
         self.iterations = iteration + 1
         score = evaluate(iteration + 1)
         self._records.iteration(
@@ -252,15 +273,44 @@ class Master:
                 "approximation_error": taken.error,
                 "bytes_received": self._peers.bytes_received - received_before,
                 "bytes_sent": self._peers.bytes_sent - sent_before,
+                "reduction": self._reduction,
                 "score": "" if score is None else score,
             }
         )
         after_step(iteration + 1, loss, end - start, score)
 
+    def _begin(self, iteration: int) -> None:
+        """Begin an iteration, or begin it anew under another reduction."""
+        self._retreat = None
+        self._overflowed.clear()
+        self._gathering.begin(None if self._recorded is None else self._recorded.survivors, self._reduction)
+        if self._policy is not None:
+            self._policy.begin(iteration)
+        if self.lost_workers or self._recorded is not None:
+            self._check_decodable(iteration)
+        start = time.perf_counter()
+        self._peers.offer(iteration, self._optimizer.parameters, self._used, self._reduction)
+        self._sending += time.perf_counter() - start
+
+    def _switched(self, switch: Switch | None) -> None:
+        if switch is not None:
+            self._switches += 1
+            self._records.switch({**switch._asdict(), "iteration": switch.iteration + 1})
+
+    def _begin_anew(self, iteration: int, reduction: int) -> None:
+        """Workers are lost, and what is left needs a smaller reduction: all that has come is stale."""
+        assert self._policy is not None
+        self._switched(self._policy.force(reduction, "too few workers are left for this iteration"))
+        self._reduction = reduction
+        self._peers.free()
+        self._begin(iteration)
+
     def _taken(self, iteration: int) -> tuple[Taken, float]:
         """The iteration's gradient, as soon as it can be taken, and when that was."""
         while True:
-            while not self._gathering.ready(self._left):
+            while self._retreat is not None or not self._gathering.ready(self._left):
+                if self._retreat is not None:
+                    self._begin_anew(iteration, self._retreat)
                 if not self._take(iteration):
                     self._attend(iteration)
                     self._poller.pause()
@@ -284,9 +334,12 @@ class Master:
         for worker, header, buffer in arrived:
             outcome = self._outcome(worker, header, iteration)
             self._record(worker, header, outcome)
+            if self._policy is not None and header.iteration >= 0:
+                self._policy.note(self._answer(worker, header))
             self._gathering.note(begun - self._peers.sent_at[worker])
             if outcome == "used":
-                self._gathering.add(worker, self._coded_gradient(worker, buffer), self._wire.statistics(buffer))
+                gradient = self._coded_gradient(worker, buffer)
+                self._gathering.add(worker, gradient, self._wire.statistics(buffer, self._reduction))
             elif outcome == "overflow":
                 self._overflowed.append(worker)
                 self._check_decodable(iteration)
@@ -303,20 +356,26 @@ class Master:
     def _outcome(self, worker: int, header: Header, iteration: int) -> str:
         if header.kind == wire.READY:
             return "abandoned"
-        if header.iteration != iteration:
+        if (header.iteration, header.reduction) != (iteration, self._reduction):
             return "late"
         if header.kind == wire.OVERFLOW:
             return "overflow"
-        return "used" if self._prescribed is None or worker in self._prescribed else "unused"
+        return "used" if self._recorded is None or worker in self._recorded.survivors else "unused"
+
+    def _answer(self, worker: int, header: Header) -> Answer:
+        own = header.compute_seconds + header.encode_seconds + header.delay_seconds
+        sent, complete = self._peers.sent_at[worker], header.kind == wire.RESULT
+        return Answer(header.iteration, worker, header.reduction, sent, time.perf_counter(), own, complete)
 
     def _left(self) -> set[int]:
         """The workers that have answered in this iteration or may still do so."""
         return (set(self._peers.alive) - set(self._overflowed)) | set(self._gathering.survivors)
 
     def _coded_gradient(self, worker: int, buffer: Array) -> Array:
-        layout, data = self._wire, self._wire.gradient(buffer)
+        layout, data = self._wire, self._wire.gradient(buffer, self._reduction)
         if self._widened:
-            return layout.codec.decompress(data, layout.message_length, self._widened[worker])
+            length = layout.message_length(self._reduction)
+            return layout.codec.decompress(data, length, self._widened[worker][:length])
         gradient = layout.codec.numbers(data)
         assert gradient is not None  # they are of the type computed with
         return gradient
@@ -355,6 +414,9 @@ class Master:
         """Raise CannotDecode where the messages that are there or may still come are not enough for this iteration."""
         if self._gathering.suffices(self._left()):
             return
+        if (smaller := self._smaller()) is not None:
+            self._retreat = smaller
+            return
         said = [self._gathering.obstacle] if self._gathering.obstacle else []
         if self.lost_workers:
             said.append(f"workers {_names(self.lost_workers)} are lost")
@@ -363,6 +425,16 @@ class Master:
         raise CannotDecode(
             f"iteration {iteration + 1} cannot be completed under {self._scheme.name}: {' and '.join(said)}"
         )
+
+    def _smaller(self) -> int | None:
+        """The largest reduction below this one that the workers which are there determine the gradient under."""
+        if self._policy is None:
+            return None
+        alive = self._peers.alive
+        for m in reversed([m for m in self._scheme.reductions if m < self._reduction]):
+            if alive and self._scheme.with_reduction(m).is_decodable(alive):
+                return m
+        return None
 
     def _record(self, worker: int, header: Header, outcome: str) -> None:
         self._peers.outcomes[outcome] += 1
@@ -377,6 +449,7 @@ class Master:
                 "delay": header.delay_seconds,
                 "bytes": self._peers.last_bytes[worker],
                 "outcome": outcome,
+                "reduction": header.reduction,
             }
         )
 

@@ -52,6 +52,7 @@ class Peers:
         self._deadline_of_answers = deadline
         self._state = [BUSY] * workers  # each owes its first READY
         self._given = [-1] * workers  # the iteration of each worker's newest model
+        self._coded: list[int | None] = [None] * workers  # the reduction that it names
         self._inbox = [layout.result_buffer() for _ in range(workers)]
         self._incoming: list[tuple[MPI.Request, Array] | None] = [None] * workers
         self._status = MPI.Status()
@@ -59,6 +60,7 @@ class Peers:
         self._models = [self._model]
         self._notices: list[_Outgoing] = []
         self._iteration = -1
+        self._reduction: int | None = None
         self._stopping = False
         self._warned = 0
         self._losses: list[Loss] = []
@@ -145,7 +147,7 @@ class Peers:
         self.bytes_received += message.nbytes
         self.last_bytes[worker] = message.nbytes
         try:
-            header = self._wire.read(message, self._awaited(worker), worker)
+            header = self._wire.read(message, self._awaited(worker), worker, self._coded[worker])
         except BadMessage as fault:
             self._reject(worker, fault)
             return None
@@ -199,8 +201,11 @@ class Peers:
         """All have loaded their data: from here on answers are to models."""
         self._deadline = self._deadline_of_answers
 
-    def offer(self, iteration: int, parameters: Array, used: Collection[int] = ()) -> None:
-        """Begin an iteration: the new model goes to every worker that owes nothing.
+    def offer(
+        self, iteration: int, parameters: Array, used: Collection[int] = (), reduction: int | None = None
+    ) -> None:
+        """Begin an iteration, or begin it anew under another reduction: the model goes to every worker that owes
+        nothing.
 
         Parameters
         ----------
@@ -208,6 +213,8 @@ class Peers:
         parameters : ndarray
         used : collection of int
             The workers whose messages were used in the iteration before.
+        reduction : int, optional
+            That workers are to code under; the scheme's own by default.
         """
         # A model still on its way stays as it is. A worker has one at most, so there are never more than workers + 1;
         # that of a hung worker is never free again.
@@ -217,11 +224,11 @@ class Peers:
         else:
             self._model = _Outgoing(self._wire.model_buffer())
             self._models.append(self._model)
-        self._iteration = iteration
+        self._iteration, self._reduction = iteration, reduction
         self._wire.parameters(self._model.buffer)[:] = parameters
         if self._wire.feedback:
             self._wire.mark_used(self._model.buffer, used)
-        self._wire.seal(self._model.buffer, wire.MODEL, iteration)
+        self._wire.seal(self._model.buffer, wire.MODEL, iteration, reduction=reduction)
         for worker, state in enumerate(self._state):
             if state == IDLE:
                 self.send_newest(worker)
@@ -230,6 +237,7 @@ class Peers:
         """Send the newest model to a worker that owes nothing."""
         self._state[worker] = BUSY
         self._given[worker] = self._iteration
+        self._coded[worker] = self._reduction
         self.sent_at[worker] = time.perf_counter()
         self.bytes_sent += self._model.buffer.nbytes
         self.models_sent += 1
@@ -239,6 +247,10 @@ class Peers:
         """End an iteration: inboxes are free again, and who still works on it is told that it is over."""
         behind = [w for w, state in enumerate(self._state) if state == BUSY and self._given[w] == self._iteration]
         self._notify(wire.SKIP, behind)
+        self.free()
+
+    def free(self) -> None:
+        """Messages that were heard are done with."""
         for worker, state in enumerate(self._state):
             if state == HEARD:
                 self.release(worker)
@@ -258,9 +270,7 @@ class Peers:
         Those that are silent then are lost: `take_losses`.
         """
         self._stopping = True
-        for worker, state in enumerate(self._state):
-            if state == HEARD:  # in the middle of an iteration
-                self.release(worker)
+        self.free()  # in the middle of an iteration
         # A worker that was given up as hung may still hear it, and end by itself.
         self._notify(wire.STOP, list(range(len(self._state))))
         end = time.perf_counter() + STOP_SECONDS

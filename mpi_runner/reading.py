@@ -31,7 +31,7 @@ class Run:
     facts : dict
         ``config.json``: format, run, config, scheme, versions, host. A run that was ended while it loaded its data has
         only the first of them and config.
-    iterations, arrivals, faults, processes : pandas.DataFrame
+    iterations, arrivals, faults, switches, processes : pandas.DataFrame
         The tables, with the columns that `mpi_runner.records` lists, and any that were added later. Times are seconds
         since the first model was sent. ``iterations.survivors`` is text, workers separated by spaces.
     summary, outcome : dict or None
@@ -45,6 +45,7 @@ class Run:
     iterations: pd.DataFrame
     arrivals: pd.DataFrame
     faults: pd.DataFrame
+    switches: pd.DataFrame
     processes: pd.DataFrame
     summary: dict[str, Any] | None
     outcome: dict[str, Any] | None
@@ -96,12 +97,15 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         log = (folder / records.LOG).read_text("utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         log = []
+    facts = records.read_facts(folder)
+    later = {"reduction": facts.get("scheme", {}).get("reduction", 1)}
     return Run(
         folder,
-        records.read_facts(folder),
-        _table(folder / records.ITERATIONS, records.ITERATION_COLUMNS),
-        _table(folder / records.ARRIVALS, records.ARRIVAL_COLUMNS),
+        facts,
+        _table(folder / records.ITERATIONS, records.ITERATION_COLUMNS, later),
+        _table(folder / records.ARRIVALS, records.ARRIVAL_COLUMNS, later),
         _table(folder / records.FAULTS, records.FAULT_COLUMNS),
+        _table(folder / records.SWITCHES, records.SWITCH_COLUMNS),
         _table(folder / records.PROCESSES, records.PROCESS_COLUMNS),
         _json(folder / records.SUMMARY),
         _json(folder / records.OUTCOME),
@@ -119,8 +123,11 @@ def runs_in(folder: Path) -> list[Path]:
     return found
 
 
-def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+def _table(path: Path, columns: Mapping[str, str], later: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """A table; columns that runs of earlier versions lack, or have empty, get what `later` says."""
     import pandas as pd
+
+    later = later or {}
 
     try:
         content = path.read_bytes()
@@ -130,13 +137,14 @@ def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     header = _cells(lines[0]) if lines else list(columns)
     while len(lines) > 1 and (b"\0" in lines[-1] or len(_cells(lines[-1])) != len(header)):
         lines.pop()  # a loss of power can leave zeros where data were to come
-    if absent := [name for name in columns if name not in header]:
+    if absent := [name for name in columns if name not in header and name not in later]:
         raise UsageError(f"{os.fspath(path)} has no column {', '.join(absent)}")
     types: dict[str, Any] = {
-        name: "int64" if form == NUMBER else str if form == TEXT else "float64" for name, form in columns.items()
+        name: "int64" if form == NUMBER and name not in later else str if form == TEXT else "float64"
+        for name, form in columns.items()
     }
     try:
-        return pd.read_csv(
+        table = pd.read_csv(
             io.BytesIO(b"".join(lines) or (",".join(header) + "\n").encode()),
             dtype=types,
             keep_default_na=False,
@@ -144,6 +152,9 @@ def _table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
         )
     except ValueError as error:  # pandas' own errors are of this kind
         raise UsageError(f"{os.fspath(path)} is damaged: {' '.join(str(error).split())}") from None
+    for name, value in later.items():
+        table[name] = table[name].fillna(value).astype("int64") if name in table else value
+    return table
 
 
 def _cells(line: bytes) -> list[str]:

@@ -10,6 +10,7 @@ file               content
 ``processes.csv``  host, pid and start time of every rank; the launcher looks after them
 ``checkpoints/``   the newest two (`mpi_runner.checkpoint`)
 ``faults.csv``     a row per lost worker, as it is lost
+``switches.csv``   a row per change of the reduction; there from the first on
 ``log.txt``        what the master has said, with the time
 ``model.npy``      the final parameters
 ``summary.json``   figures of a run that was completed
@@ -33,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,7 @@ ITERATION_COLUMNS = {
     "bytes_received": NUMBER,  # by the master, in this iteration
     "bytes_sent": NUMBER,
     "score": OPTIONAL,  # the model's measure on the test rows after the step, where it was evaluated
+    "reduction": NUMBER,  # of its messages
 }
 ARRIVAL_COLUMNS = {
     "iteration": NUMBER,  # that the message is for
@@ -71,7 +73,10 @@ ARRIVAL_COLUMNS = {
     "encode": SECONDS,  # on encoding them
     "delay": SECONDS,  # injected
     "bytes": NUMBER,
-    "outcome": TEXT,  # used, late (its iteration was over), abandoned (so was it, and no gradient was sent), overflow
+    # used, late (its iteration was over), abandoned (so was it, and no gradient was sent), overflow; what was used
+    # under another reduction than its iteration's was dropped when that was begun anew
+    "outcome": TEXT,
+    "reduction": NUMBER,  # of the message, or that it was to have
 }
 PROCESS_COLUMNS = {"rank": NUMBER, "host": TEXT, "pid": NUMBER, "started": REAL}  # seconds since the epoch
 FAULT_COLUMNS = {
@@ -83,10 +88,18 @@ FAULT_COLUMNS = {
     "kind": TEXT,  # died, hung (silent for longer than the deadline), unstopped (silent after the end), corrupt
     "reason": TEXT,
 }
+SWITCH_COLUMNS = {
+    "iteration": NUMBER,  # the first under the new reduction
+    "before": NUMBER,
+    "after": NUMBER,
+    "predicted_before": SECONDS,  # of an iteration, nan where nothing was predicted
+    "predicted_after": SECONDS,
+    "reason": TEXT,
+}
 
 
 SCHEME, ITERATIONS, ARRIVALS = "scheme.npz", "iterations.csv", "arrivals.csv"
-PROCESSES, FAULTS, LOG = "processes.csv", "faults.csv", "log.txt"
+PROCESSES, FAULTS, SWITCHES, LOG = "processes.csv", "faults.csv", "switches.csv", "log.txt"
 MODEL, SUMMARY, OUTCOME = "model.npy", "summary.json", "outcome.json"
 FLUSH_SECONDS = 0.5
 """Rows of an iteration that takes longer are written before its end: whoever watches sees whom it waits for."""
@@ -118,6 +131,7 @@ class RunRecords:
                 "load": scheme.load,
                 "stragglers": scheme.stragglers,
                 "reduction": scheme.reduction,
+                "reductions": list(scheme.reductions),
                 "exact": scheme.exact,
             },
             "versions": _versions(),
@@ -128,6 +142,7 @@ class RunRecords:
         self._iterations = _Table(self.folder / ITERATIONS, ITERATION_COLUMNS)
         self._arrivals = _Table(self.folder / ARRIVALS, ARRIVAL_COLUMNS)
         self._faults = _Table(self.folder / FAULTS, FAULT_COLUMNS)
+        self._switches: _Table | None = None
         self._log = (self.folder / LOG).open("a", buffering=1)
         self._since = math.inf  # when the oldest row came that is not flushed
 
@@ -164,6 +179,13 @@ class RunRecords:
         self._faults.add({**row, "host": _quoted(row["host"]), "reason": _quoted(row["reason"])})
         self._faults.flush()
 
+    def switch(self, row: Mapping[str, Any]) -> None:
+        """Add a row to ``switches.csv``."""
+        if self._switches is None:
+            self._switches = _Table(self.folder / SWITCHES, SWITCH_COLUMNS)
+        self._switches.add({**row, "reason": _quoted(row["reason"])})
+        self._switches.flush()
+
     def log(self, text: str) -> None:
         """Add a line to ``log.txt``, with the time."""
         print(time.strftime("%Y-%m-%dT%H:%M:%S%z"), " ".join(text.splitlines()), file=self._log)
@@ -193,8 +215,9 @@ class RunRecords:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._arrivals, self._iterations, self._faults, self._log):
-            file.close()
+        for file in (self._arrivals, self._iterations, self._faults, self._switches, self._log):
+            if file is not None:
+                file.close()
 
 
 class _Table:
@@ -250,7 +273,8 @@ def rewind(folder: Path, iteration: int) -> None:
     """Make a run directory what it was after `iteration` steps, for the run to go on from there."""
     for name in (OUTCOME, SUMMARY, MODEL, PROCESSES):
         (folder / name).unlink(missing_ok=True)
-    for name, columns in ((ITERATIONS, ITERATION_COLUMNS), (ARRIVALS, ARRIVAL_COLUMNS)):
+    tables = ((ITERATIONS, ITERATION_COLUMNS), (ARRIVALS, ARRIVAL_COLUMNS), (SWITCHES, SWITCH_COLUMNS))
+    for name, columns in tables:
         try:
             with (folder / name).open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
@@ -290,18 +314,32 @@ def read_identity(folder: Path) -> str:
         raise UsageError(f"{os.fspath(folder)} holds no run that has begun") from None
 
 
-def read_survivors(folder: Path, scheme: GradientCode) -> dict[int, frozenset[int]]:
-    """The recorded survivors of each iteration, counted from 0; UsageError for the run of another scheme."""
+class Recorded(NamedTuple):
+    """What decides the gradient of an iteration."""
+
+    survivors: frozenset[int]
+    """The workers whose messages were used."""
+    reduction: int
+
+
+def read_survivors(folder: Path, scheme: GradientCode) -> dict[int, Recorded]:
+    """The recorded survivors and reduction of each iteration, counted from 0; UsageError for the run of another
+    scheme."""
     try:
         fingerprint = json.loads((folder / CONFIG).read_text())["scheme"]["fingerprint"]
         with (folder / ITERATIONS).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        sets = {int(row["iteration"]) - 1: frozenset(map(int, row["survivors"].split())) for row in rows}
+        recorded = {
+            int(row["iteration"]) - 1: Recorded(
+                frozenset(map(int, row["survivors"].split())), int(row.get("reduction") or scheme.reduction)
+            )
+            for row in rows
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"--survivors-from: {os.fspath(folder)} holds no run with iterations") from None
     if fingerprint != scheme.fingerprint:
         raise UsageError(f"--survivors-from: {os.fspath(folder)} is of another scheme than {scheme.name}")
-    return sets
+    return recorded
 
 
 def read_processes(folder: Path) -> list[Identity]:

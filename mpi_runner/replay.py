@@ -70,7 +70,7 @@ class Trace:
                 total = float(row["arrived"]) - float(row["sent"])
                 on_the_way = max(0.0, total - own - float(row["encode"]))
                 computing[worker, iteration] = own / loads[worker]
-                sending[worker, iteration] = on_the_way * reduction
+                sending[worker, iteration] = on_the_way * int(row.get("reduction") or reduction)
             censored = tuple(tuple(waits[iteration] / load for load in loads) for iteration in range(iterations))
         except OSError as error:
             raise ReplayError(f"{folder} is not a run: {error.strerror}: {error.filename}") from None

@@ -18,7 +18,8 @@ import numpy as np
 from mpi4py import MPI
 
 from fastgc import GradientCode
-from mpi_runner import checkpoint, delays, problems
+from mpi_runner import checkpoint, delays, problems, wire
+from mpi_runner.adaptive import ReductionPolicy
 from mpi_runner.agreement import DisagreementError, disagreement
 from mpi_runner.cache import DataError
 from mpi_runner.checkpoint import Checkpoint
@@ -243,7 +244,8 @@ def _lead(
 
         def save() -> None:
             state = optimizer.state()
-            content = Checkpoint(run, master.iterations, master.elapsed, config, scheme, state)
+            chosen = policy.state() if policy is not None else resumed.policy if resumed is not None else {}
+            content = Checkpoint(run, master.iterations, master.elapsed, config, scheme, state, chosen)
             checkpoint.write(records.folder, content)
 
         def interrupted() -> int | None:
@@ -258,9 +260,15 @@ def _lead(
             None if config.deadline is None else Deadline(config.deadline, scheme.workers),
             config.verify,
         )
+        policy = None
+        if len(scheme.reductions) > 1 and config.survivors_from is None:
+            sizes = {m: layout.size(wire.RESULT, m) for m in scheme.reductions}
+            policy = ReductionPolicy(scheme, sizes, layout.sizes[wire.MODEL], spare=int(config.verify))
+            if resumed is not None and resumed.policy:
+                policy.restore(resumed.policy)
         master = Master(
             comm, scheme, layout, optimizer, problem.l2, records, poller, identities[1:], deadline, gathering,
-            interrupted, has_loss(model),
+            interrupted, has_loss(model), policy,
         )  # fmt: skip
         status, reason = 0, None
         try:
@@ -271,7 +279,7 @@ def _lead(
                 after_step,
                 done=resumed.iteration if resumed else 0,
                 elapsed=resumed.elapsed if resumed else 0.0,
-                survivors=read_survivors(Path(config.survivors_from), scheme) if config.survivors_from else None,
+                recorded=read_survivors(Path(config.survivors_from), scheme) if config.survivors_from else None,
             )
         except CannotDecode as error:
             status, reason = EXIT_LOST, str(error)

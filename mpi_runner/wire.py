@@ -11,8 +11,10 @@ OVERFLOW      worker, 3  nothing: the coded gradient has numbers that the messag
 BYE           worker, 3  nothing: the worker's last message
 ============  =========  =============================================================================================
 
-A header names the format, the run, the scheme and the gradient it is for, and has a checksum of all that follows it;
-`Wire.read` says what is wrong with a message. docs/protocol.md has the states of master and worker.
+A header names the format, the run, the scheme, its reduction and the gradient it is for, and has a checksum of all that
+follows it; `Wire.read` says what is wrong with a message. A worker codes under the reduction that the model's header
+names: it may be another in every iteration, where the scheme has several. docs/protocol.md has the states of master
+and worker.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from fastgc import GradientCode, compression
 MODEL, SKIP, STOP, RESULT, READY, OVERFLOW, BYE = 1, 2, 3, 4, 5, 6, 7
 TAG_MODEL, TAG_CONTROL, TAG_RESULT = 1, 2, 3
 
-MAGIC = b"fastgc\x00\x03"  # the last byte is the version of this format
-HEADER = struct.Struct("<8sQQQqQIBB2xfffI")
+MAGIC = b"fastgc\x00\x04"  # the last byte is the version of this format
+HEADER = struct.Struct("<8sQQQqQIBBHfffI")
 assert HEADER.size == 72  # a multiple of 8: what follows is aligned
 
 
@@ -52,6 +54,8 @@ class Header(NamedTuple):
     kind: int
     element: int
     """How the numbers are written, by `ELEMENTS`."""
+    reduction: int
+    """That the message is coded under, or is to be."""
     compute_seconds: float = 0.0
     """Of a RESULT: spent on gradients, encoding, and sleeping."""
     encode_seconds: float = 0.0
@@ -85,6 +89,23 @@ NOTHING = Spent()
 
 class BadMessage(ValueError):
     """A message is not one that this run waits for; the text says why, in a few words."""
+
+
+class _Result(NamedTuple):
+    """Where what is in a RESULT."""
+
+    length: int
+    """Of the coded gradient."""
+    gradient_end: int
+    statistics_at: int
+    size: int
+
+    @classmethod
+    def of(cls, scheme: GradientCode, length: int, codec: compression.Codec) -> _Result:
+        coded = scheme.message_length(length)
+        gradient_end = HEADER.size + codec.size(coded)
+        statistics_at = _aligned(gradient_end)
+        return cls(coded, gradient_end, statistics_at, statistics_at + scheme.message_length(STATISTICS) * 8)
 
 
 class Wire:
@@ -125,21 +146,31 @@ class Wire:
         With error feedback the residual is added, which is one rounding, and the sum is rounded.
         """
         self.fingerprint = int.from_bytes(bytes.fromhex(scheme.fingerprint)[:8], "little")
-        self.message_length = scheme.message_length(length)
-        self.statistics_length = scheme.message_length(STATISTICS)
-        self._gradient_end = HEADER.size + self.codec.size(self.message_length)
-        self._statistics_at = _aligned(self._gradient_end)
+        self._own_reduction = scheme.reduction
+        self._results = {m: _Result.of(scheme.with_reduction(m), length, self.codec) for m in scheme.reductions}
+        longest = max(self._results.values())
         self._parameters_end = HEADER.size + self._model.size(length)
         self._used_at = _aligned(self._parameters_end)
         empty = HEADER.size
         self.sizes = {
             MODEL: self._used_at + _aligned(-(-scheme.workers // 8)) if feedback else self._parameters_end,
-            RESULT: self._statistics_at + self.statistics_length * 8,
+            RESULT: longest.size,
             **dict.fromkeys((SKIP, STOP, READY, OVERFLOW, BYE), empty),
         }
-        """Bytes of a message, by kind."""
+        """Bytes of a message, by kind; of a RESULT the most, `size` tells those of a reduction."""
         up, down = ELEMENTS[message], ELEMENTS[model]
         self._elements = dict.fromkeys(self.sizes, up) | {MODEL: down}
+
+    def _result(self, reduction: int | None) -> _Result:
+        return self._results[self._own_reduction if reduction is None else reduction]
+
+    def message_length(self, reduction: int | None = None) -> int:
+        """Numbers of a coded gradient. Here and below the reduction is the scheme's own, unless another is given."""
+        return self._result(reduction).length
+
+    def size(self, kind: int, reduction: int | None = None) -> int:
+        """Bytes of a message."""
+        return self._result(reduction).size if kind == RESULT else self.sizes[kind]
 
     def result_buffer(self) -> Array:
         """Room for any message of a worker."""
@@ -163,12 +194,14 @@ class Wire:
         worker: int = 0,
         spent: Spent = NOTHING,
         rejected: int = 0,
+        reduction: int | None = None,
     ) -> Array:
         """Fill in a buffer's header, the checksum of what follows included; returns the part that is to be sent."""
-        message = buffer[: self.sizes[kind]]
+        coded = self._own_reduction if reduction is None else reduction
+        message = buffer[: self.size(kind, coded)]
         HEADER.pack_into(
             message.data, 0, MAGIC, 0, self.fingerprint, self.run, iteration, self.length, worker, kind,
-            self._elements[kind], *spent, rejected,
+            self._elements[kind], coded, *spent, rejected,
         )  # fmt: skip
         _CHECKSUM.pack_into(message.data, _CHECKSUM_AT, checksum(message))
         return message
@@ -190,15 +223,18 @@ class Wire:
         """Whether a MODEL says that a worker's message of the iteration before was used."""
         return bool(buffer[self._used_at + worker // 8] >> worker % 8 & 1)
 
-    def gradient(self, buffer: Array) -> Array:
+    def gradient(self, buffer: Array, reduction: int | None = None) -> Array:
         """The bytes of the coded gradient in a RESULT, as `codec` writes them: a view."""
-        return buffer[HEADER.size : self._gradient_end]
+        return buffer[HEADER.size : self._result(reduction).gradient_end]
 
-    def statistics(self, buffer: Array) -> Array:
+    def statistics(self, buffer: Array, reduction: int | None = None) -> Array:
         """The coded statistics in a RESULT: a view."""
-        return buffer[self._statistics_at :].view(np.float64)
+        result = self._result(reduction)
+        return buffer[result.statistics_at : result.size].view(np.float64)
 
-    def read(self, message: Array, awaited: Mapping[int, int | None], worker: int = 0) -> Header:
+    def read(
+        self, message: Array, awaited: Mapping[int, int | None], worker: int = 0, reduction: int | None = None
+    ) -> Header:
         """The header of a message that has come.
 
         Parameters
@@ -209,6 +245,8 @@ class Wire:
             The kinds that may come now, each with the iteration it must be for, or None for any.
         worker : int
             Who sent it; 0 for the master.
+        reduction : int, optional
+            That it must be coded under if it is for a certain iteration; any of the scheme's by default.
 
         Raises
         ------
@@ -221,9 +259,11 @@ class Wire:
         kind = header.kind
         if header.magic != MAGIC:
             raise BadMessage("another format")
-        if (size := self.sizes.get(kind)) is None:
+        if kind not in self.sizes:
             raise BadMessage(f"unknown kind {kind}")
-        if len(message) != size:
+        if header.reduction not in self._results:
+            raise BadMessage(f"of reduction {header.reduction}, which the scheme has not")
+        if len(message) != (size := self.size(kind, header.reduction)):
             raise BadMessage(f"{len(message)} bytes in place of {size}")
         if header.checksum != checksum(message):
             raise BadMessage("the checksum is wrong")
@@ -236,9 +276,11 @@ class Wire:
             raise BadMessage(f"kind {kind} is not expected")
         if awaited[kind] not in (None, header.iteration):
             raise BadMessage(f"for iteration {header.iteration} in place of {awaited[kind]}")
+        if awaited[kind] is not None and reduction not in (None, header.reduction):
+            raise BadMessage(f"of reduction {header.reduction} in place of {reduction}")
         if kind == RESULT:
             try:
-                self.codec.check(self.gradient(message), self.message_length)
+                self.codec.check(self.gradient(message, header.reduction), self.message_length(header.reduction))
             except ValueError as fault:
                 raise BadMessage(str(fault)) from None
         return header

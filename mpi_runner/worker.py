@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from mpi4py import MPI
 
 from fastgc import GradientCode
 from fastgc.compression import Codec, ErrorFeedback
+from fastgc.streaming import Encoder
 from mpi_runner import wire
 from mpi_runner.delays import Delay, own_speed
 from mpi_runner.models import Model, Partition, gradient_and_loss
@@ -33,6 +34,18 @@ LONGEST_SLEEP = 0.01  # seconds until an injected delay notices that the run is 
 
 class MasterLost(Exception):
     """Nothing can be sent to the master or come from it: it has died, or the job is being ended."""
+
+
+class _Coder(NamedTuple):
+    """What makes messages of one reduction, in the buffer that all are sent from."""
+
+    gradient: Encoder
+    statistics: Encoder
+    coded: Array
+    """The coded gradient in the type computed with."""
+    compressed: Array
+    """Its bytes on their way; the same memory where nothing is compressed."""
+    compressor: Codec | ErrorFeedback | None
 
 
 class Worker:
@@ -86,27 +99,33 @@ class Worker:
         self._control_in = self._wire.control_buffer()
         # Messages are made where they are sent from, unless they are compressed.
         self._result_out = self._wire.result_buffer()
-        self._compressed = self._wire.gradient(self._result_out)
-        self._compressor: Codec | ErrorFeedback | None = None
-        numbers = self._wire.codec.numbers(self._compressed)
-        if numbers is not None and numbers.dtype == dtype:
-            self._coded = numbers
-        else:
-            self._coded = np.empty(layout.message_length, dtype)
-            feedback = ErrorFeedback(layout.codec, layout.message_length, dtype) if layout.feedback else None
-            self._compressor = feedback or layout.codec
+        self._coders = {m: self._coder(m, length, dtype) for m in scheme.reductions}
+        self._reduction = scheme.reduction  # that the newest model asks for
         self._answered = -1  # the newest iteration that a coded gradient was sent for
         self._parameters = self._wire.parameters(self._model_in)
         if self._parameters.dtype != dtype:
             self._parameters = np.empty(length, dtype)
-        self._gradient_encoder = scheme.encoder(self._number, length, dtype, self._coded)
-        statistics = self._wire.statistics(self._result_out)
-        self._statistics_encoder = scheme.encoder(self._number, wire.STATISTICS, np.float64, statistics)
         self._sent: MPI.Request = MPI.REQUEST_NULL
         self._over = -1  # the newest iteration that the master has said is over
         self._stopped = False
         self._rejected = 0
         self._status = MPI.Status()
+
+    def _coder(self, reduction: int, length: int, dtype: np.dtype[Any]) -> _Coder:
+        scheme, layout = self._scheme.with_reduction(reduction), self._wire
+        compressed = layout.gradient(self._result_out, reduction)
+        compressor: Codec | ErrorFeedback | None = None
+        coded = layout.codec.numbers(compressed)
+        if coded is None or coded.dtype != dtype:
+            room = layout.message_length(reduction)
+            coded = np.empty(room, dtype)
+            compressor = ErrorFeedback(layout.codec, room, dtype) if layout.feedback else layout.codec
+        statistics = layout.statistics(self._result_out, reduction)
+        return _Coder(
+            scheme.encoder(self._number, length, dtype, coded),
+            scheme.encoder(self._number, wire.STATISTICS, np.float64, statistics),
+            coded, compressed, compressor,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Work until the master says stop.
@@ -145,7 +164,7 @@ class Worker:
                 parameters = self._wire.parameters(self._model_in)
                 if parameters.dtype != self._parameters.dtype:
                     self._parameters[:] = parameters
-                self._settle(header.iteration)
+                self._settle(header.iteration, header.reduction)
                 return header.iteration
             self._await_model()
 
@@ -158,24 +177,30 @@ class Worker:
             warnings.warn(f"worker {self._number} dropped a message: {fault}", RuntimeWarning, stacklevel=2)
             return None
 
-    def _settle(self, iteration: int) -> None:
-        """Learn from the model of an iteration whether the last message was used.
+    def _settle(self, iteration: int, reduction: int) -> None:
+        """Learn from the model of an iteration whether the last message was used, and the reduction of the next.
 
         A message that was used is followed by the next iteration's model, always: any other came too late for its own.
+        What compressing left out is of the message's own code: under another it is of no use, and dropped.
         """
-        if isinstance(self._compressor, ErrorFeedback):
+        compressor = self._coders[self._reduction].compressor
+        if isinstance(compressor, ErrorFeedback):
             follows = iteration == self._answered + 1
-            self._compressor.settle(follows and self._wire.was_used(self._model_in, self._number))
+            compressor.settle(follows and self._wire.was_used(self._model_in, self._number))
+            if reduction != self._reduction:
+                compressor.reset()
+        self._reduction = reduction
 
     def _answer(self, iteration: int) -> tuple[int, Spent]:
         """Work for the model that has come; returns the kind of the answer and the time spent."""
         done, spent = self._compute(iteration)
         if not done:
             return wire.READY, spent
-        if self._compressor is not None:
+        coder = self._coders[self._reduction]
+        if coder.compressor is not None:
             start = time.perf_counter()
             try:
-                self._compressor.compress(self._coded, self._compressed)
+                coder.compressor.compress(coder.coded, coder.compressed)
             except OverflowError:
                 return wire.OVERFLOW, spent
             spent = spent._replace(encode=spent.encode + time.perf_counter() - start)
@@ -186,11 +211,12 @@ class Worker:
         """Fill the result buffer; whether that was done, and not abandoned half-way, and the time spent on it."""
         load = len(self._partitions)
         key = (self._seed, self._number, iteration)
-        away = self._delay.computing.whole
+        away = self._delay.at(iteration).computing.whole
         delay = self._delay.compute_seconds(*key, load, self._scheme.workers) / (1.0 if away else self._speed)
         wait(self._sent, self._poller)  # long done: the master has answered it with this model
-        self._gradient_encoder.reset()
-        self._statistics_encoder.reset()
+        coder = self._coders[self._reduction]
+        coder.gradient.reset()
+        coder.statistics.reset()
         slept = self._sleep(delay) if away else 0.0
         computed = encoded = 0.0
         for number, whole in self._partitions.items():
@@ -200,17 +226,18 @@ class Worker:
             partition = self._sampler.draw(whole, number, iteration)
             gradient, loss = gradient_and_loss(self._model, self._parameters, partition)
             between = time.perf_counter()
-            self._gradient_encoder.add(number, gradient)
-            self._statistics_encoder.add(number, np.array([loss, partition.count], np.float64))
+            coder.gradient.add(number, gradient)
+            coder.statistics.add(number, np.array([loss, partition.count], np.float64))
             computed += between - start
             encoded += time.perf_counter() - between
             if not away:
                 slept += self._sleep(delay / load)
         over = self._is_over(iteration)
-        share = self._wire.gradient(self._result_out).nbytes / self._parameters.nbytes
+        share = coder.compressed.nbytes / self._parameters.nbytes
         if not over and (sending := self._delay.send_seconds(*key, share, self._scheme.workers)) > 0:
-            self._sleep(sending)  # a slow link, as far as anybody can tell: not among the worker's own seconds
-            over = self._is_over(iteration)
+            # A slow link, as far as anybody can tell: not among the worker's own seconds, and no message is recalled.
+            self._sleep(sending)
+            over = self._told_to_stop()
         return not over, Spent(computed, encoded, slept)
 
     def _is_over(self, iteration: int) -> bool:
@@ -245,6 +272,7 @@ class Worker:
     def _send(self, kind: int, iteration: int, spent: Spent = wire.NOTHING) -> None:
         wait(self._sent, self._poller)
         message = self._wire.seal(
-            self._result_out, kind, iteration, worker=self._number, spent=spent, rejected=self._rejected
-        )
+            self._result_out, kind, iteration, worker=self._number, spent=spent, rejected=self._rejected,
+            reduction=self._reduction,
+        )  # fmt: skip
         self._sent = self._comm.Isend(message, dest=MASTER, tag=wire.TAG_RESULT)

@@ -147,6 +147,13 @@ def of_section(section: Section) -> list[Chart]:
             _curve("score-time", f"Test {measure} over time", measure, "start", begun, number),
             _curve("score-iterations", f"Test {measure} over iterations", measure, "iteration", begun, number),
         ]
+    if adapted := [group for group in begun if len(group.reductions) > 1]:
+        found.append(
+            Chart(
+                "reductions", "Reduction", "Of the messages of each iteration, where it is chosen as a run goes on.",
+                lambda figure, theme: _reductions(figure, theme, adapted, number),
+            )
+        )  # fmt: skip
     found += [
         Chart(
             "master", "Where the master's time goes",
@@ -208,6 +215,22 @@ def _curve(name: str, title: str, what: str, against: str, groups: Sequence[Grou
 
     note = "Time since the first model was sent." if against == "start" else "Steps taken before."
     return Chart(name, title, note, draw)
+
+
+def _reductions(figure: Figure, theme: Theme, groups: Sequence[Group], number: dict[int, int]) -> None:
+    axis = figure.subplots()
+    for group in groups:
+        for repeat, run in enumerate(group.runs):
+            x, y = run.iterations["iteration"].to_numpy(), run.iterations["reduction"].to_numpy()
+            last = np.append(y[1:] != y[:-1], True)  # of each stay
+            first = np.append(True, last[:-1])
+            ends = first | last  # the others add nothing to a staircase
+            style = theme.line(number[id(group)])
+            (line,) = axis.step(x[ends], y[ends], where="post", **style, label=group.label if repeat == 0 else None)
+            line.set_gid(f"series-{number[id(group)]}")
+    axis.set(xlabel="iterations", ylabel="reduction m")
+    axis.set_yticks(sorted({m for group in groups for m in group.reductions}))
+    _legend(axis, theme)
 
 
 def _losses(run: Run, against: str) -> tuple[Array, Array]:

@@ -131,6 +131,11 @@ class Group:
         return 1 - outcomes.count("used") / len(outcomes) if outcomes else math.nan
 
     @property
+    def reductions(self) -> list[int]:
+        """Those of its iterations' messages."""
+        return sorted({int(m) for run in self.runs for m in run.iterations["reduction"].unique()})
+
+    @property
     def lost_workers(self) -> int:
         """In all its runs."""
         return sum(len(run.faults) for run in self.runs)

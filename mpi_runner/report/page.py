@@ -173,6 +173,13 @@ def _run(run: Run, number: int, limits: tuple[float, float], numbers: Iterator[i
              "where": f"{fault.host}, pid {fault.pid}", "how": f"{fault.kind}: {fault.reason}"}
             for fault in run.faults.itertuples()
         ],
+        "switches": [
+            {"when": f"iteration {row['iteration']}", "what": f"reduction {row['before']} → {row['after']}",
+             "why": row["reason"],
+             "predicted": f"{_number(row['predicted_before'] * 1000, 1)} → "
+                          f"{_number(row['predicted_after'] * 1000, 1, ' ms')}"}
+            for row in run.switches.to_dict("records")
+        ],
         "log": run.log[-MOST_LOG_LINES:],
         "left_out": max(0, len(run.log) - MOST_LOG_LINES),
     }  # fmt: skip

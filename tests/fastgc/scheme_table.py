@@ -109,6 +109,7 @@ CONSTRUCTED = [
     *[_family(12, 12, 6, family) for family in ("cauchy", "gaussian", "chebyshev")],
     *[_family(12, d, m, "cauchy") for d, m in ((12, 8), (12, 11), (6, 2), (4, 3))],
     *[_family(n, d, m, family, uneven=True) for n, d, m, family in UNEVEN],
+    _call(schemes.adaptive, 8, 4),
     _grouped(7, codes.hamming(3)),
     _grouped(9, codes.hamming(2)),
     _grouped(8, codes.reed_muller(1, 3)),

@@ -41,14 +41,15 @@ NAMES: dict[Any, list[str]] = {
         "n", "k", "distance", "is_mds", "decoding_weights", "condition_number", "worst_condition_number",
     ],
     schemes: [
-        "grouped", "uncoded", "ignore_stragglers", "fractional_repetition", "cyclic_repetition", "cyclic_mds",
-        "polynomial", "polynomial_gaussian", "erasure_head", "bernoulli", "stochastic_block", "expander", "margulis",
-        "bibd", "from_assignment", "from_coefficients", "load",
+        "grouped", "adaptive", "uncoded", "ignore_stragglers", "fractional_repetition", "cyclic_repetition",
+        "cyclic_mds", "polynomial", "polynomial_gaussian", "erasure_head", "bernoulli", "stochastic_block", "expander",
+        "margulis", "bibd", "from_assignment", "from_coefficients", "load",
     ],
     fastgc.GradientCode: [
         "coefficients", "message_length", "encode", "encode_all", "encoder", "is_decodable", "decoding_weights",
         "condition_number", "amplification", "decode", "approximation_error", "verifiable", "detection_floor",
-        "collector", "in_parts", "part_order", "save",
+        "collector", "in_parts", "part_order",
+        "with_reduction", "save",
     ],
     kernels: ["lincomb", "decoding_weights", "backends", "reference"],
     compression: ["Codec", "ErrorFeedback", "codec"],
@@ -59,6 +60,7 @@ NAMES: dict[Any, list[str]] = {
     patterns.PatternCache: ["size", "maxsize", "precompute", "clear"],
 }  # fmt: skip
 ATTRIBUTES: dict[Any, list[str]] = {
+    schemes.adaptive(4, 2): ["reductions"],
     schemes.grouped(4, 2, 1): ["workers", "partitions", "load", "stragglers", "reduction", "assignment", "exact"],
     schemes.grouped(4, 2, 1).patterns: ["hits", "misses", "size", "maxsize"],
     codes.cauchy(3, 2): ["generator", "n", "k", "distance", "is_mds"],

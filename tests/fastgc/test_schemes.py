@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,6 +251,26 @@ def test_polynomial_is_refused_where_float64_ends() -> None:
         schemes.polynomial(38, 8, 4)
 
 
+@pytest.mark.parametrize(("workers", "load", "options"), [
+    (8, 4, {}), (6, 6, {"code": "chebyshev"}), (3, 1, {}), (11, 4, {"uneven": True}),
+    (8, 4, {"code": "gaussian", "seed": 3}),
+])  # fmt: skip
+def test_adaptive_is_grouped_under_every_reduction(workers: int, load: int, options: dict[str, Any]) -> None:
+    scheme = schemes.adaptive(workers, load, **options)
+    smallest = min(len(group.workers) for group in scheme.groups)
+    assert scheme.reductions == tuple(range(1, smallest + 1))
+    assert scheme.reduction == 1
+    for m in scheme.reductions:
+        own, fixed = scheme.with_reduction(m), schemes.grouped(workers, load, m, **options)
+        assert own is scheme.with_reduction(m)
+        assert own.assignment == scheme.assignment
+        assert (own.reduction, own.stragglers) == (m, fixed.stragglers)
+        for worker in range(workers):
+            assert np.array_equal(own.coefficients(worker), fixed.coefficients(worker))
+        assert fixed.reductions == (m,)
+        assert fixed.with_reduction(m) is fixed
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 ONE = [[1.0]]
@@ -275,6 +296,12 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
     ("code a number", lambda: schemes.grouped(8, 4, 2, code=4), ValueError, "code .*not 4"),  # type: ignore[arg-type]
     ("small uneven group", lambda: schemes.grouped(9, 4, 4, uneven=True), ValueError, "reduction .*at most 3.*not 4"),
     ("punctured rank", lambda: schemes.grouped(6, code=NARROW, uneven=True), ValueError, "keep rank 2 in its first 3"),
+    ("adaptive load", lambda: schemes.adaptive(10, 4), ValueError, "multiple of load = 4, not 10: 8 or 12"),
+    ("adaptive code", lambda: schemes.adaptive(8, 4, code=codes.cauchy(4, 2)),  # type: ignore[arg-type]
+     ValueError, "code must be one of .*not "),
+    ("a reduction of another", lambda: schemes.adaptive(9, 4, uneven=True).with_reduction(4),
+     ValueError, r"adaptive\(9, load=4.* has a code for, 1, 2, 3, not 4"),
+    ("a reduction of none", lambda: schemes.uncoded(3).with_reduction(0), ValueError, "has a code for, 1, not 0"),
     ("negative seed", lambda: schemes.cyclic_repetition(4, 1, seed=-1), ValueError, "seed .*not -1"),
     ("negative seed", lambda: schemes.polynomial_gaussian(4, 1, seed=-2), ValueError, "seed .*not -2"),
     ("negative seed", lambda: schemes.grouped(4, 4, 2, code="gaussian", seed=-3), ValueError, "seed .*not -3"),

@@ -14,6 +14,7 @@ import pytest
 from scheme_table import EXACT, SAMPLED, Case, gradients, larger_sets, messages, names, promised_sets, same_bits
 
 from fastgc import GradientCode, schemes
+from fastgc.gradient_code import with_others
 
 ALL = EXACT + SAMPLED
 PUBLIC = ("name", "workers", "partitions", "load", "stragglers", "reduction", "assignment", "exact", "fingerprint")
@@ -50,6 +51,25 @@ def test_inexact_schemes_are_kept_too() -> None:
     assert not loaded.exact
     assert loaded.fingerprint == scheme.fingerprint
     assert same_bits(loaded.decoding_weights([0, 4, 5]), scheme.decoding_weights([0, 4, 5]))
+
+
+def test_all_reductions_of_a_scheme_are_kept() -> None:
+    scheme = schemes.adaptive(6, 3)
+    loaded = reloaded(scheme)
+    assert loaded.reductions == scheme.reductions == (1, 2, 3)
+    for m in scheme.reductions:
+        one, two = loaded.with_reduction(m), scheme.with_reduction(m)
+        assert (one.name, one.fingerprint) == (two.name, two.fingerprint)
+    # A change under any of them makes another scheme, and so does the lack of one.
+    others = (schemes.adaptive(6, 3, code="cauchy"), schemes.grouped(6, 3, 1))
+    assert len({scheme.fingerprint, *(other.fingerprint for other in others)}) == 3
+    assert pickle.loads(pickle.dumps(scheme)).fingerprint == scheme.fingerprint
+
+
+def test_reductions_that_do_not_belong_together_are_refused() -> None:
+    for one, two in ((schemes.grouped(6, 3, 1), schemes.grouped(6, 2, 2)), (schemes.grouped(6, 3, 1),) * 2):
+        with pytest.raises(ValueError, match="must be a saved scheme"):
+            reloaded(with_others("mixed", one, [two]))
 
 
 def test_fingerprints_tell_schemes_apart() -> None:

@@ -31,6 +31,8 @@ BAD: list[tuple[str, dict[str, object], str]] = [
     ("negative seed", {"seed": -1}, "--seed must be at least 0, not -1"),
     ("too few rows", {"rows": 7}, "--rows must be at least 8, one a partition, not 7"),
     ("reduction above load", {"options": {"load": 4, "reduction": 5}}, "reduction .*not 5"),
+    ("auto, not grouped", {"scheme": "polynomial", "options": {"stragglers": 1, "reduction": "auto"}},
+     "--reduction must be a number, not auto, with a scheme other than grouped"),
     ("no reduction", {"options": {"load": 4}}, "grouped needs --reduction"),
     ("an option of another scheme", {"options": {"load": 4, "reduction": 2, "stragglers": 1}}, "not take --stragglers"),
     ("unknown code", {"options": {"load": 4, "reduction": 2, "code": "x"}}, "--code must be one of .*not 'x'"),

@@ -36,6 +36,16 @@ PINNED = {
         ("none+send:pareto:1:3", delays.Delay(delays.NoDelay(), delays.Pareto(1.0, 3.0))),
         ("fixed:1:2+send:none", delays.Delay(delays.Fixed(1.0, 2))),
         ("slow:1:0+send:replay:/r", delays.Delay(delays.Slow(1.0, (0,)), delays.Replay("/r"))),
+        (
+            "none@2:exponential:1+send:slow:1:0@30:replay:/a@b",
+            delays.Delay(
+                delays.NoDelay(),
+                later=(
+                    (2, delays.Delay(delays.Exponential(1.0), delays.Slow(1.0, (0,)))),
+                    (30, delays.Delay(delays.Replay("/a@b"))),
+                ),
+            ),
+        ),
     ],
 )
 def test_parse_and_back(spec: str, expected: delays.Delay) -> None:
@@ -57,6 +67,11 @@ def test_parse_and_back(spec: str, expected: delays.Delay) -> None:
         "slow:1:-1",
         "slow:1:0;1",
         "markov:1:0.5",
+        "none@1:none",
+        "none@9:none@9:none",
+        "none@9:",
+        "@9:none",
+        "none@-9:none",
         "markov:1:0:0.5",
         "markov:1:0.5:1.5",
         "replay:",
@@ -203,6 +218,20 @@ def test_slow_names_the_same_workers_in_every_iteration() -> None:
     assert {w for w, i in GRID if delay.compute_seconds(3, w, i, 1, 8) > 0} == {1, 5}
     with pytest.raises(ValueError, match=r"slow:0.1:1,5: there is no worker 5 among 5, counted from 0"):
         delay.check(5)
+
+
+def test_a_change_counts_from_its_iteration_on() -> None:
+    before, after = "exponential:0.5:1+send:fixed:2:1", "fixed:3:4+send:exponential:0:7"
+    changing = delays.parse(f"{before}@3:{after}")
+    for iteration in range(5):
+        now = delays.parse(before if iteration < 2 else after)
+        assert changing.at(iteration) == now
+        for worker in range(4):
+            key = (9, worker, iteration)
+            assert changing.compute_seconds(*key, 3, 4) == now.compute_seconds(*key, 3, 4)
+            assert changing.send_seconds(*key, 0.5, 4) == now.send_seconds(*key, 0.5, 4)
+    with pytest.raises(ValueError, match="4 delayed workers asked for, there are 3"):
+        changing.check(3)
 
 
 def test_pareto_has_its_tail() -> None:

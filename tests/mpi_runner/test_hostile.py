@@ -47,8 +47,8 @@ class Hostile(worker.Worker):
             self._comm.Send(message, dest=worker.MASTER, tag=wire.TAG_RESULT)
             Hostile.sent += 1
             if self.sent % 100 == 0:
-                self._comm.Isend(message[:72].copy(), dest=1, tag=wire.TAG_MODEL)
-                self._comm.Isend(message[:72].copy(), dest=1, tag=wire.TAG_CONTROL)
+                self._comm.Isend(message[: wire.HEADER.size].copy(), dest=1, tag=wire.TAG_MODEL)
+                self._comm.Isend(message[: wire.HEADER.size].copy(), dest=1, tag=wire.TAG_CONTROL)
 
     def _bad(self, iteration):
         layout, large = self._wire, self.sent % 20 == 0
@@ -82,7 +82,7 @@ class Hostile(worker.Worker):
         if change == 4:  # a goodbye before its time
             return layout.seal(message, wire.BYE, iteration, worker=self._number).copy()
         message = layout.seal(message, wire.READY, iteration, worker=self._number).copy()
-        message[generator.integers(72)] ^= 1 << generator.integers(8)
+        message[generator.integers(wire.HEADER.size)] ^= 1 << generator.integers(8)
         return message
 
 

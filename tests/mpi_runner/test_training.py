@@ -23,6 +23,7 @@ from mpi_runner.launch import find_mpirun
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import OPTIMIZERS, train_single
 from mpi_runner.peers import OUTCOMES
+from mpi_runner.wire import HEADER
 
 ITERATIONS = 50
 RUNS: list[tuple[list[str], str, str]] = [
@@ -81,13 +82,13 @@ def test_a_run_gives_the_single_process_model_and_true_records(
     outcomes = Counter(row["outcome"] for row in arrivals)
     assert outcomes == Counter({name: messages[name] for name in OUTCOMES if messages[name]})
     assert messages["models"] == len(arrivals) + messages["unanswered"]
-    model_bytes = 72 + data.features * np.dtype(dtype).itemsize
+    model_bytes = HEADER.size + data.features * np.dtype(dtype).itemsize
     # Models, and the notices of iterations that are over.
-    assert (run.summary["bytes_sent"] - messages["models"] * model_bytes) % 72 == 0
+    assert (run.summary["bytes_sent"] - messages["models"] * model_bytes) % HEADER.size == 0
     assert sum(int(row["bytes_sent"]) for row in rows) <= run.summary["bytes_sent"]
     counted = sum(int(row["bytes"]) for row in arrivals)
-    assert run.summary["bytes_received"] == counted + 72 * made.workers  # and every worker's first message
-    message = 72 + -(-made.message_length(data.features) * np.dtype(dtype).itemsize // 8) * 8
+    assert run.summary["bytes_received"] == counted + HEADER.size * made.workers  # and every worker's first message
+    message = HEADER.size + -(-made.message_length(data.features) * np.dtype(dtype).itemsize // 8) * 8
     message += 8 * made.message_length(2)
     assert {int(row["bytes"]) for row in arrivals if row["outcome"] == "used"} == {message}
 

@@ -22,7 +22,7 @@ LENGTHS = [1, 2, 5, 6, 1001]
 def test_a_result_keeps_what_is_written(length: int, name: str) -> None:
     layout = Wire(SCHEME, length, "float32", name)
     buffer = layout.result_buffer()
-    gradient = (np.arange(layout.message_length) % 127 + 1).astype(np.float32)
+    gradient = (np.arange(layout.message_length()) % 127 + 1).astype(np.float32)
     statistics = np.array([3.25], np.float64)
     layout.codec.compress(gradient, layout.gradient(buffer))
     layout.statistics(buffer)[:] = statistics
@@ -108,7 +108,7 @@ def test_scales_that_no_worker_writes_are_refused(name: str, exponents: list[int
     """By someone who knows the format: 2**32768 is no float, and 127 · 2**121 no float32."""
     layout = Wire(SCHEME, 100, "float32", name)
     buffer = layout.result_buffer()
-    layout.codec.compress(np.linspace(-1, 1, layout.message_length, dtype=np.float32), layout.gradient(buffer))
+    layout.codec.compress(np.linspace(-1, 1, layout.message_length(), dtype=np.float32), layout.gradient(buffer))
     place = layout.gradient(buffer)[-2:].view(np.int16 if name == "float16" else np.int8)
     assert layout.read(layout.seal(buffer, wire.RESULT, 5, worker=2), EXPECTED, WORKER).iteration == 5
     for exponent in exponents:

@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h tests/csrc/*.cpp bench/*.cpp)
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cuh tests/csrc/*.cpp tests/csrc/*.h bench/*.cpp)
 
 .PHONY: train test core runner setup lint format types sanitize aarch64 pcluster soak bench clean
 

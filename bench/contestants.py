@@ -268,6 +268,7 @@ def contestants(only: Sequence[str] = ("",)) -> list[Contestant]:
         *(
             Contestant(f"fastgc {backend}", partial(_fastgc, backend=backend), ours=True)
             for backend in kernels.backends()[1:]
+            if backend != "cuda"  # whose arrays are elsewhere: see bench/gpu.py
         ),
         Contestant("NumPy", _numpy),
         Contestant("SciPy BLAS", _scipy),

@@ -61,8 +61,9 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``, ``backends`` (the default first), ``isa`` (the instruction set in use; None without the compiled
-        kernels), ``isas`` (those that work here, slowest first), ``threads``, ``numpy``, ``python``.
+        ``version``, ``backends`` (the default first), ``missing`` (why the others do not work, by name), ``isa`` (the
+        instruction set in use; None without the compiled kernels), ``isas`` (those that work here, slowest first),
+        ``threads``, ``numpy``, ``python``.
 
     Raises
     ------
@@ -78,6 +79,7 @@ def info() -> dict[str, Any]:
     return {
         "version": fastgc.__version__,
         "backends": list(kernels.backends()),
+        "missing": kernels.missing_backends(),
         "isa": isa,
         "isas": isas,
         "threads": _threads(),
@@ -90,6 +92,7 @@ def _info_text(values: dict[str, Any]) -> str:
     rows = [
         ("fastgc", values["version"]),
         ("backends", ", ".join(values["backends"]) or "none"),
+        *((f"no {name}", reason) for name, reason in values["missing"].items()),
         ("instruction set", values["isa"] or "none: the compiled kernels are missing"),
         ("available", ", ".join(values["isas"]) or "none"),
         ("threads", str(values["threads"])),

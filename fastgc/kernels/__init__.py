@@ -1,9 +1,8 @@
 """The arithmetic of gradient coding: small matrices times a few long rows, and batched small inverses.
 
-Two backends do the same arithmetic: ``"cpp"`` (C++ with the instruction set chosen at run time; the environment
-variable ``FASTGC_ISA`` forces one) and ``"numba"``, which takes over, with a warning, where the extension is missing
-and whose functions in `fastgc.kernels.numba_kernels` can be called from compiled code. `fastgc.kernels.reference`
-says in plain NumPy what they compute.
+Three backends do the same arithmetic: ``"cpp"`` (C++ with the instruction set chosen at run time; the environment
+variable ``FASTGC_ISA`` forces one), ``"numba"``, which takes over, with a warning, where the extension is missing,
+and ``"cuda"``, by way of CuPy, for arrays on a GPU. `fastgc.kernels.reference` says in plain NumPy what they compute.
 
 The bits of a result depend on the numbers given and on nothing else: not on threads, alignment, strides or backend,
 and not on the instruction set among those that fuse multiplication and addition (all but ``"portable"`` on x86-64).
@@ -33,6 +32,7 @@ __all__ = [
     "full_rank",
     "least_norm_weights",
     "lincomb",
+    "missing_backends",
     "positions",
     "reference",
 ]
@@ -61,6 +61,7 @@ class _Backend(Protocol):
 
 
 _loaded: dict[str, _Backend] = {}
+_no_extension = ""
 
 try:
     from fastgc import _core
@@ -68,6 +69,7 @@ try:
     _loaded["cpp"] = _core
     _default = "cpp"
 except ImportError as error:
+    _no_extension = f"the extension cannot be imported: {error}"
     _default = "numba"
     warnings.warn(
         f"fastgc's compiled kernels cannot be imported ({error}); using the Numba kernels, which are slower to start",
@@ -82,10 +84,38 @@ def backends() -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Of ``"cpp"`` and ``"numba"``.
+        Of ``"cpp"``, ``"numba"`` and ``"cuda"``. The last is for arrays on a CUDA device, and asking for it imports
+        CuPy, where that is installed.
     """
-    numba = ("numba",) if find_spec("numba") is not None else ()
-    return (*(("cpp",) if "cpp" in _loaded else ()), *numba)
+    missing = missing_backends()
+    return tuple(name for name in ("cpp", "numba", "cuda") if name not in missing)
+
+
+def missing_backends() -> dict[str, str]:
+    """Why backends that do not work here do not.
+
+    Returns
+    -------
+    dict of str
+        The reason, in one line, by the backend's name.
+    """
+    reasons = {"cpp": "" if "cpp" in _loaded else _no_extension}
+    reasons["numba"] = "" if find_spec("numba") is not None else "Numba is not installed"
+    reasons["cuda"] = _no_cuda()
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+@functools.cache
+def _no_cuda() -> str:
+    if find_spec("cupy") is None:
+        return "CuPy is not installed"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy's, about a machine without CUDA: that is what is asked
+            missing: str = importlib.import_module("fastgc.kernels._cuda").missing()
+    except ImportError as error:
+        return f"CuPy cannot be imported: {str(error).strip().partition(chr(10))[0]}"
+    return missing
 
 
 def _backend(name: str | None) -> _Backend:
@@ -95,7 +125,8 @@ def _backend(name: str | None) -> _Backend:
         pass
     if (name or _default) not in backends():
         raise ValueError(f"backend: expected one of {', '.join(backends()) or '(none works here)'}, got {name!r}")
-    return _loaded.setdefault("numba", importlib.import_module("fastgc.kernels._numba"))
+    module = {"numba": "fastgc.kernels._numba", "cuda": "fastgc.kernels._cuda"}[str(name or _default)]
+    return _loaded.setdefault(str(name or _default), importlib.import_module(module))
 
 
 def _at(name: str, rows: Any, out: Any, backend: str | None) -> tuple[arrays.Origin, _Backend]:

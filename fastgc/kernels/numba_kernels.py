@@ -6,16 +6,18 @@ cached on disk). They have the bits of the C++ kernels on instruction sets that 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from llvmlite import binding, ir
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-__all__ = ["decoding_weights", "least_norm_weights", "lincomb", "lincomb_columns"]
+__all__ = ["decoding_weights", "least_norm_weights", "lincomb", "lincomb_columns", "lincomb_rows"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +40,26 @@ def _define_pointer(_context: Any, address: Any) -> Any:
     return types.voidptr(address), convert
 
 
+def _define_cast(source: Any, target: Any, through: Any, last: str) -> Any:
+    def define(_context: Any, value: Any) -> Any:
+        def convert(codegen: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            value = builder.bitcast(arguments[0], through) if last == "fpext" else arguments[0]
+            if last == "fptrunc":
+                value = builder.fptrunc(value, through)
+            to = codegen.get_value_type(signature.return_type)
+            return builder.fpext(value, to) if last == "fpext" else builder.bitcast(value, to)
+
+        # Numba makes 64 bits of what is combined from 32: the argument is cut back to the type named here.
+        fits = isinstance(value, types.Integer) if isinstance(source, types.Integer) else value == source
+        return (target(source), convert) if fits else None
+
+    return intrinsic(define)
+
+
+_bits: Any = _define_cast(types.float32, types.uint32, None, "")  # of a number
+_number: Any = _define_cast(types.uint32, types.float32, None, "")  # of bits
+_widen_half: Any = _define_cast(types.uint16, types.float32, ir.HalfType(), "fpext")
+_narrow_half: Any = _define_cast(types.float32, types.uint16, ir.HalfType(), "fptrunc")
 _fma: Any = intrinsic(_define_fma)  # a * b + c, rounded once
 _pointer: Any = intrinsic(_define_pointer)
 
@@ -87,6 +109,120 @@ def lincomb_columns(coefficients: Any, inputs: Any, outputs: Any, begin: int, en
                 for i in range(x, stop):
                     out[i] = _fma(c0, x0[i], out[i])
                 q += 1
+
+
+# Half types ----------------------------------------------------------------------------------------------------------
+#
+# Numba has no arrays of float16 on the CPU and no bfloat16: rows of them are taken by address, as 16 bits a number. An
+# element is widened to float32 once, chains run there, and a result is rounded once, to nearest even.
+
+FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = range(4)  # element types, by the numbers that `lincomb_rows` takes
+
+# LLVM's own conversion takes an instruction where the processor has one, and else a function that is not there.
+_CONVERTS = platform.machine() in ("aarch64", "arm64") or bool(binding.get_host_cpu_features().get("f16c"))
+
+
+@_compiled
+def _widen_bits(half: Any) -> Any:
+    """float16 to float32 by arithmetic on bits."""
+    size = np.uint32(half) & np.uint32(0x7FFF)
+    sign = (np.uint32(half) & np.uint32(0x8000)) << np.uint32(16)
+    if size >= np.uint32(0x7C00):
+        quiet = np.uint32(0x400000) if size > np.uint32(0x7C00) else np.uint32(0)
+        return _number(sign | np.uint32(0x7F800000) | quiet | ((size & np.uint32(0x3FF)) << np.uint32(13)))
+    return _number(_bits(_number(size << np.uint32(13)) * np.float32(2.0**112)) | sign)
+
+
+@_compiled
+def _narrow_bits(number: Any) -> Any:
+    """float32 to float16 by arithmetic on bits; NaN keeps its sign and upper bits and becomes quiet."""
+    size = _bits(number) & np.uint32(0x7FFFFFFF)
+    sign = _bits(number) >> np.uint32(16) & np.uint32(0x8000)
+    if size > np.uint32(0x7F800000):
+        return np.uint16(sign | np.uint32(0x7E00) | (size >> np.uint32(13) & np.uint32(0x3FF)))
+    if size >= np.uint32(0x477FF000):  # 65520, from which on all rounds to infinity
+        return np.uint16(sign | np.uint32(0x7C00))
+    if size < np.uint32(0x38800000):  # 2**-14: the sum with 0.5 has the unit of the subnormal numbers
+        return np.uint16(sign | (_bits(_number(size) + np.float32(0.5)) - np.uint32(0x3F000000)))
+    rounded = size + np.uint32(0xFFF) + (size >> np.uint32(13) & np.uint32(1)) - np.uint32(112 << 23)
+    return np.uint16(sign | rounded >> np.uint32(13))
+
+
+_from_half, _to_half = (_widen_half, _narrow_half) if _CONVERTS else (_widen_bits, _narrow_bits)
+
+
+@_compiled
+def _to_brain(number: Any) -> Any:
+    """float32 to bfloat16; NaN keeps its sign and upper bits and becomes quiet."""
+    bits = _bits(number)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    return np.uint16(bits >> np.uint32(16) | np.uint32(0x40)) if number != number else np.uint16(rounded)
+
+
+@_compiled
+def _widen_row(address: Any, kind: int, row: Any) -> None:
+    halves = carray(_pointer(address), row.shape, np.uint16)
+    if kind == FLOAT16:
+        for i in range(len(row)):
+            row[i] = _from_half(halves[i])
+    else:
+        for i in range(len(row)):
+            row[i] = _number(np.uint32(halves[i]) << np.uint32(16))
+
+
+@_compiled
+def _narrow_row(row: Any, kind: int, address: Any) -> None:
+    halves = carray(_pointer(address), row.shape, np.uint16)
+    if kind == FLOAT16:
+        for i in range(len(row)):
+            halves[i] = _to_half(row[i])
+    else:
+        for i in range(len(row)):
+            halves[i] = _to_brain(row[i])
+
+
+@_compiled
+def lincomb_rows(
+    coefficients: Any, inputs: Any, outputs: Any, begin: int, end: int, accumulate: bool, kind: int, result: int
+) -> None:
+    """`lincomb_columns` on rows of any element type.
+
+    Parameters
+    ----------
+    coefficients : array, shape (P, Q)
+        float64 for rows of it, else float32.
+    inputs, outputs : arrays of uintp, shapes (Q,) and (P,)
+    begin, end : int
+    accumulate : bool
+    kind, result : int
+        Element types of inputs and outputs: `FLOAT32`, `FLOAT64`, `FLOAT16` or `BFLOAT16`.
+    """
+    if kind == result and kind <= FLOAT64:
+        lincomb_columns(coefficients, inputs, outputs, begin, end, accumulate)
+        return
+    P, Q = len(outputs), len(inputs)
+    width = max(128, 32768 // (P + Q) // 64 * 64)  # widened rows stay in 128 KiB of the second-level cache
+    room = np.empty((P + Q, min(width, end - begin)), np.float32)
+    sources, targets = np.empty(Q, np.uintp), np.empty(P, np.uintp)
+    for x in range(begin, end, width):
+        count = min(width, end - x)
+        for q in range(Q):
+            if kind == FLOAT32:
+                sources[q] = inputs[q] + np.uintp(4 * x)
+            else:
+                _widen_row(inputs[q] + np.uintp(2 * x), kind, room[q, :count])
+                sources[q] = room[q].ctypes.data
+        for p in range(P):
+            if result == FLOAT32:
+                targets[p] = outputs[p] + np.uintp(4 * x)
+            else:
+                if accumulate:
+                    _widen_row(outputs[p] + np.uintp(2 * x), result, room[Q + p, :count])
+                targets[p] = room[Q + p].ctypes.data
+        lincomb_columns(coefficients, sources, targets, 0, count, accumulate)
+        if result != FLOAT32:
+            for p in range(P):
+                _narrow_row(room[Q + p, :count], result, outputs[p] + np.uintp(2 * x))
 
 
 @_compiled

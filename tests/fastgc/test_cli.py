@@ -42,8 +42,9 @@ def test_info_as_json() -> None:
     result = run("info", "--json", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     values = json.loads(result.stdout)
-    assert set(values) == {"version", "backends", "isa", "isas", "threads", "numpy", "python"}
+    assert set(values) == {"version", "backends", "missing", "isa", "isas", "threads", "numpy", "python"}
     assert values["threads"] == 1
+    assert values["missing"] == kernels.missing_backends()
     if "cpp" in values["backends"]:
         assert values["isa"] in values["isas"]
         assert "portable" in values["isas"]

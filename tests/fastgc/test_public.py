@@ -51,7 +51,7 @@ NAMES: dict[Any, list[str]] = {
         "collector", "in_parts", "part_order",
         "with_reduction", "save",
     ],
-    kernels: ["lincomb", "decoding_weights", "backends", "reference"],
+    kernels: ["lincomb", "decoding_weights", "backends", "missing_backends", "reference"],
     compression: ["Codec", "ErrorFeedback", "codec"],
     compression.Codec: ["size", "compress", "decompress", "numbers", "check"],
     compression.ErrorFeedback: ["compress", "settle", "residual", "reset"],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastgc import kernels
 from fastgc.kernels import _numba
 
 try:
@@ -20,6 +21,7 @@ except ImportError:
     ISAS = ()
 
 Array = npt.NDArray[Any]
+CPU_BACKENDS = tuple(name for name in kernels.backends() if name != "cuda")  # those for NumPy's arrays
 DTYPES = (np.float32, np.float64)
 # Lanes of the widest vector; the narrower ones divide it. kernel: at most 4 vectors a tile.
 LANES = {np.float32: 16, np.float64: 8}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_support import DTYPES, GUARD, VARIANTS, gamma, same_bits
+from kernel_support import CPU_BACKENDS, DTYPES, GUARD, VARIANTS, gamma, same_bits
 
 from fastgc import kernels
 from fastgc.kernels import _numba, reference
 
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: t.__name__)
-backends = pytest.mark.parametrize("backend", kernels.backends())
+backends = pytest.mark.parametrize("backend", CPU_BACKENDS)
 
 
 def guarded_vector(length, dtype, fill=np.nan):

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from kernel_support import ISAS, same_bits
+from kernel_support import CPU_BACKENDS, ISAS, same_bits
 
 from fastgc import kernels
 
@@ -82,8 +83,20 @@ def test_table_of_instruction_sets():
 
 def test_backends():
     names = kernels.backends()
-    assert set(names) <= {"cpp", "numba"}
+    assert set(names) <= {"cpp", "numba", "cuda"}
     assert names[0] == ("cpp" if ISAS else "numba")
+    missing = kernels.missing_backends()
+    assert set(missing) | set(names) == {"cpp", "numba", "cuda"}
+    assert set(missing) & set(names) == set()
+    assert all(reason and "\n" not in reason for reason in missing.values())
+
+
+@pytest.mark.skipif("cuda" in kernels.backends(), reason="there is a CUDA device")
+def test_cuda_without_a_device_says_why():
+    reason = kernels.missing_backends()["cuda"]
+    assert reason == "CuPy is not installed" if find_spec("cupy") is None else "CUDA" in reason or "NVRTC" in reason
+    with pytest.raises(ValueError, match=r"backend.*'cuda'"):
+        kernels.lincomb([[1]], np.ones((1, 3)), backend="cuda")
 
 
 HIDE = """
@@ -115,7 +128,7 @@ ours = [w for w in caught if "compiled kernels" in str(w.message)]
 assert len(ours) == 1, caught
 assert ours[0].category is RuntimeWarning
 print(ours[0].message)
-assert kernels.backends() == ("numba",)
+assert kernels.backends()[0] == "numba" and "hidden for a test" in kernels.missing_backends()["cpp"]
 try:
     kernels.lincomb([[1]], x[:1], backend="cpp")
 except ValueError as error:
@@ -172,7 +185,7 @@ def test_child_of_fork_after_a_threaded_call():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("backend", kernels.backends())
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_calls_from_several_threads(backend):
     rng = np.random.default_rng(0)
     c, x = rng.standard_normal((3, 4)), rng.standard_normal((4, 300_000))

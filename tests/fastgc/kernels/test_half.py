@@ -8,7 +8,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-from kernel_support import GUARD, VARIANTS, gamma, guarded, lengths, misaligned, same_bits
+from kernel_support import CPU_BACKENDS, GUARD, VARIANTS, gamma, guarded, lengths, misaligned, same_bits
 
 from fastgc import kernels, schemes
 from fastgc.kernels import _numba, reference
@@ -21,7 +21,7 @@ PAIRS = [(F16, F16), (F16, F32), (BF16, BF16), (BF16, F32), (F32, F16), (F32, BF
 halves = pytest.mark.parametrize("half", [F16, BF16], ids=str)
 pairs = pytest.mark.parametrize(("kind", "result"), PAIRS, ids=lambda t: str(t))
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
-backends = pytest.mark.parametrize("backend", kernels.backends())
+backends = pytest.mark.parametrize("backend", CPU_BACKENDS)
 
 
 def numbers(rng, shape, dtype):

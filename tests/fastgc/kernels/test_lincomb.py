@@ -8,6 +8,7 @@ import secrets
 import numpy as np
 import pytest
 from kernel_support import (
+    CPU_BACKENDS,
     DTYPES,
     VARIANTS,
     Variant,
@@ -25,7 +26,7 @@ from fastgc.kernels import _numba, reference
 
 variants = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: t.__name__)
-backends = pytest.mark.parametrize("backend", kernels.backends())
+backends = pytest.mark.parametrize("backend", CPU_BACKENDS)
 
 
 def check(variant: Variant, c, x, out_before, accumulate: bool, offset: int, threads: int | None, dtype):

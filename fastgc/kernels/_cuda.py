@@ -1,0 +1,194 @@
+"""The CUDA backend: the kernels of ``csrc/cuda/`` on a GPU, by way of CuPy. The only file that imports it.
+
+Kernels are compiled by NVRTC when first used, which takes a second or less, for the device at hand, and kept: by CuPy
+on disk, and here for each device. They start on the caller's current stream of CuPy and nothing waits for them. See
+`fastgc.kernels._cuda_calls` for what is launched, and ``docs/cuda.md`` for what is promised.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import cupy
+import numpy as np
+import numpy.typing as npt
+from cupy.cuda import driver, runtime
+
+from fastgc import _checks
+from fastgc.kernels import _cuda_tiles as tiles
+from fastgc.kernels._cuda_calls import Bytes, Calls, View
+
+__all__ = [
+    "decode",
+    "decoding_weights",
+    "empty",
+    "encode",
+    "invert",
+    "least_norm_weights",
+    "lincomb",
+    "missing",
+    "positions",
+    "view",
+]
+
+
+@functools.cache
+def missing() -> str:
+    """Why this backend does not work here, in one line; empty where it does."""
+    try:
+        if runtime.getDeviceCount() == 0:
+            return "CuPy finds no CUDA device"
+        from cupy.cuda import nvrtc
+
+        if nvrtc.getVersion() < (12, 0):
+            return f"NVRTC {'.'.join(map(str, nvrtc.getVersion()))} is too old: 12.0 or newer is needed"
+        with cupy.cuda.Device(0):
+            _function(tiles.PIECE, 0)
+    except Exception as error:  # CuPy, the driver, the compiler: whatever they raise says no
+        return (f"{type(error).__name__}: {error}".strip().splitlines() or ["?"])[0]
+    return ""
+
+
+# Once for each device: loading a kernel waits for the disk, or for the compiler.
+@functools.cache
+def _function(kernel: tiles.Kernel, device: int) -> Any:
+    module = cupy.RawModule(code=tiles.source() + kernel.entry, options=("--std=c++17",), backend="nvrtc")
+    return module.get_function(kernel.name).kernel
+
+
+@functools.cache
+def _blocks(kernel: tiles.Kernel, shared: int, device: int) -> int:
+    each: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(_function(kernel, device).ptr, kernel.threads, shared)
+    processors: int = cupy.cuda.Device(device).attributes["MultiProcessorCount"]
+    return max(1, each) * processors
+
+
+@functools.cache
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(importlib.import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+# Memory that kernels of a graph under construction use: the graph will use it again whenever it is replayed.
+_captured: list[Any] = []
+
+
+class Gpu:
+    """See `fastgc.kernels._cuda_calls.Device`. The device is CuPy's current one."""
+
+    def view(self, value: Any) -> View | None:
+        if not isinstance(value, cupy.ndarray):
+            return None
+        name = "bfloat16" if _checks.is_bfloat16(value.dtype) else value.dtype.name
+        if value.size and value.data.device_id != cupy.cuda.device.get_device_id():
+            raise ValueError(
+                f"expected arrays on CUDA device {cupy.cuda.device.get_device_id()}, got one on {value.data.device_id}"
+            )
+        return View(value.data.ptr, value.shape, value.strides, name, True, value)
+
+    def contiguous(self, value: Any) -> Any:
+        return self._kept(cupy.ascontiguousarray(value))
+
+    def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        return self._kept(cupy.empty(shape, _dtype(dtype)))
+
+    def upload(self, value: npt.NDArray[Any]) -> Any:
+        return cupy.asarray(value)
+
+    def download(self, value: Any) -> npt.NDArray[Any]:
+        return cupy.asnumpy(value)  # type: ignore[no-any-return]
+
+    def blocks(self, kernel: tiles.Kernel, shared: int) -> int:
+        return _blocks(kernel, shared, cupy.cuda.device.get_device_id())
+
+    def launch(self, kernel: tiles.Kernel, grid: tuple[int, int], threads: int, shared: int, argument: Bytes) -> None:
+        # The driver's own call: the argument is one structure, which is copied before the call returns.
+        parameters = np.array([argument.ctypes.data], np.uintp)
+        function = _function(kernel, cupy.cuda.device.get_device_id())
+        stream = cupy.cuda.get_current_stream().ptr
+        driver.launchKernel(function.ptr, *grid, 1, threads, 1, 1, shared, stream, parameters.ctypes.data, 0)
+
+    def _kept(self, value: Any) -> Any:
+        # The pool gives memory that is let go to the next who asks, in the order of the stream; a graph comes back.
+        if cupy.cuda.get_current_stream().is_capturing():
+            _captured.append(value)
+        return value
+
+
+_calls = Calls(Gpu())
+
+
+def view(array: Any) -> Any:
+    """An array of any library on a CUDA device as a CuPy array, in the same memory.
+
+    By DLPack, which lets CuPy's current stream wait for what the array's library has started, without the host.
+    """
+    if isinstance(array, cupy.ndarray):
+        return array
+    try:
+        return cupy.from_dlpack(array)
+    except (BufferError, TypeError):
+        if getattr(getattr(array, "dtype", None), "__str__", str)() != "torch.bfloat16":
+            raise
+        return cupy.from_dlpack(array.view(importlib.import_module("torch").int16)).view(_dtype("bfloat16"))
+
+
+def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:
+    """A new CuPy array on a device that is called as `fastgc.arrays` does: ``"cuda:0"``."""
+    with cupy.cuda.Device(int(device.partition(":")[2])):
+        return cupy.empty(shape, dtype)
+
+
+def _where(rows: Any) -> Any:
+    """The device of the first array, as the current one while a call lasts."""
+    first = rows
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    current = cupy.cuda.device.get_device_id()
+    return cupy.cuda.Device(first.device.id if isinstance(first, cupy.ndarray) else current)
+
+
+def lincomb(
+    coefficients: Any, inputs: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
+) -> Any:
+    """See `fastgc.kernels.lincomb`."""
+    with _where(inputs):
+        return _calls.lincomb(coefficients, inputs, out, accumulate, threads)
+
+
+def encode(
+    coefficients: Any, gradients: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
+) -> Any:
+    """See `fastgc.kernels.encode`."""
+    with _where(gradients):
+        return _calls.encode(coefficients, gradients, out, accumulate, threads)
+
+
+def decode(weights: Any, messages: Any, length: int, out: Any = None, threads: int | None = None) -> Any:
+    """See `fastgc.kernels.decode`."""
+    with _where(messages):
+        return _calls.decode(weights, messages, length, out, threads)
+
+
+def invert(generator: Any, patterns: Any) -> tuple[Any, Any]:
+    """See `fastgc.kernels._cuda_calls.Calls.invert`: weights and flags on the device, without waiting."""
+    with _where(patterns):
+        return _calls.invert(generator, patterns)
+
+
+def decoding_weights(generator: Any, patterns: Any, threads: int | None = None) -> tuple[Any, list[int]]:
+    """See `fastgc.kernels.decoding_weights`. Waits for the stream, as it looks at what is doubtful."""
+    with _where(patterns if isinstance(patterns, cupy.ndarray) else generator):
+        return _calls.decoding_weights(generator, patterns, threads)
+
+
+def least_norm_weights(generator: Any, patterns: Any, target: Any, threads: int | None = None) -> tuple[Any, list[int]]:
+    """There is no such kernel: a ValueError."""
+    return _calls.least_norm_weights(generator, patterns, target, threads)
+
+
+def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
+    """There is no such kernel: a ValueError."""
+    return _calls.positions(masks)

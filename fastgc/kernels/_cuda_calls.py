@@ -1,0 +1,426 @@
+"""The CUDA backend without CUDA: checks, and the launches that a call takes, for a device that only does as it is told.
+
+The device of `fastgc.kernels._cuda` is a GPU by way of CuPy; the tests have one that runs the same kernels on the host.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fastgc import _checks
+from fastgc.kernels import _arguments, _segments
+from fastgc.kernels import _cuda_tiles as tiles
+
+Bytes = npt.NDArray[np.uint8]
+STORE, ACCUMULATE, ADD = range(3)  # enum Mode
+
+
+@dataclass(frozen=True)
+class View:
+    """An array in a device's memory: where it is, not what is in it. Strides are in bytes."""
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    writeable: bool
+    owner: Any  # keeps the memory alive
+
+
+class Device(Protocol):
+    """What a device does. Nothing waits for it: launches go to the caller's current stream."""
+
+    def view(self, value: Any) -> View | None:
+        """The array as it lies in this device's memory, None for anything else; ValueError for another device's."""
+        ...
+
+    def contiguous(self, value: Any) -> Any:
+        """A copy of a 1-D array, in order."""
+        ...
+
+    def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        """A new array, of the kind of `like`, that lives as long as what was launched may use it."""
+        ...
+
+    def upload(self, value: npt.NDArray[Any]) -> Any:
+        """A copy of a host's array."""
+        ...
+
+    def download(self, value: Any) -> npt.NDArray[Any]:
+        """A copy on the host. The one that waits."""
+        ...
+
+    def blocks(self, kernel: tiles.Kernel, shared: int) -> int:
+        """Blocks that the device runs at once."""
+        ...
+
+    def launch(self, kernel: tiles.Kernel, grid: tuple[int, int], threads: int, shared: int, argument: Bytes) -> None:
+        """Start a kernel on the current stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of numbers next to each other."""
+
+    address: int
+    length: int
+    dtype: str
+    owner: Any
+
+    @property
+    def size(self) -> int:
+        return tiles.ELEMENTS[self.dtype][1]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, columns: slice) -> Row:
+        begin, end, _ = columns.indices(self.length)
+        return Row(self.address + begin * self.size, end - begin, self.dtype, self.owner)
+
+
+def _head(rows: Sequence[Row]) -> int:
+    """Columns before the first where every row begins a line; -1 if there is none."""
+    smallest = min(rows, key=lambda row: row.size)
+    head = -smallest.address % tiles.LINE // smallest.size
+    for _ in range(2):  # rows of wider elements may begin a line half as far again
+        if all((row.address + head * row.size) % tiles.LINE == 0 for row in rows):
+            return head
+        head += tiles.LINE // smallest.size
+    return -1
+
+
+def _wide(kind: str) -> str:
+    """The type that rows of a kind are combined in."""
+    return "float64" if kind == "float64" else "float32"
+
+
+class Calls:
+    """The functions of a backend, on a device's arrays."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    # Arguments --------------------------------------------------------------------------------------------------------
+
+    def _view(self, name: str, value: Any, expected: str) -> View:
+        view = self._device.view(value)
+        if view is None:
+            raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+        return view
+
+    def _vector(self, name: str, value: Any) -> View:
+        view = self._view(name, value, "a 1-D array on the device")
+        if len(view.shape) != 1:
+            raise ValueError(f"{name}: expected a 1-D array, got shape {view.shape}")
+        return view
+
+    def _rows(self, name: str, value: Any, *, write: bool = False) -> list[Row]:
+        whole = self._device.view(value)
+        if whole is None:
+            items = _arguments.items(name, value, "a 2-D array or a sequence of 1-D arrays on the device")
+            views = [(f"{name}[{i}]", self._vector(f"{name}[{i}]", item), item) for i, item in enumerate(items)]
+        else:
+            if len(whole.shape) != 2:
+                raise ValueError(f"{name}: expected 2 dimensions, got shape {whole.shape}")
+            step, stride = whole.strides
+            views = []
+            for q in range(whole.shape[0]):
+                address = whole.address + q * step
+                row = View(address, whole.shape[1:], (stride,), whole.dtype, whole.writeable, value)
+                views.append((name, row, (value, q)))
+        if not views:
+            raise ValueError(f"{name}: expected at least one row, got none")
+        return self._checked(name, views, write)
+
+    def _checked(self, name: str, views: list[tuple[str, View, Any]], write: bool) -> list[Row]:
+        first, rows = views[0][1], []
+        for label, view, item in views:
+            if view.dtype not in tiles.ELEMENTS:
+                raise TypeError(f"{label}: expected dtype {_checks.ELEMENT_TYPES}, got {view.dtype}")
+            if view.dtype != first.dtype:
+                raise TypeError(f"{label}: expected dtype {first.dtype} like {name}[0], got {view.dtype}")
+            if view.shape != first.shape:
+                raise ValueError(f"{label}: expected length {first.shape[0]} like {name}[0], got {view.shape[0]}")
+            size = tiles.ELEMENTS[view.dtype][1]
+            adjacent = view.shape[0] <= 1 or view.strides[0] == size
+            if write and not view.writeable:
+                raise ValueError(f"{label}: the array is read-only")
+            if write and not adjacent:
+                raise ValueError(f"{label}: elements of a row must be contiguous, got strides {view.strides}")
+            if view.address % size:
+                raise ValueError(f"{label}: elements must be aligned to their size")
+            owner = view.owner
+            if not adjacent:
+                owner = self._device.contiguous(item[0][item[1]] if isinstance(item, tuple) else item)
+                view = self._view(label, owner, "")
+            rows.append(Row(view.address, view.shape[0], view.dtype, owner))
+        if rows[0].length == 0:
+            raise ValueError(f"{name}: rows have length 0")
+        return rows
+
+    @staticmethod
+    def _require(name: str, rows: Sequence[Row], like: str, dtype: str, count: int, length: int) -> None:
+        if (dtype, rows[0].dtype) not in tiles.PAIRS:
+            raise TypeError(f"{name}: expected dtype {dtype} like {like}, got {rows[0].dtype}")
+        if len(rows) != count:
+            raise ValueError(f"{name}: expected {count} rows, got {len(rows)}")
+        if rows[0].length != length:
+            raise ValueError(f"{name}: expected length {length}, got {rows[0].length}")
+
+    @staticmethod
+    def _refuse_overlap(out: Sequence[Row], name: str, inputs: Sequence[Row]) -> None:
+        starts = sorted(row.address for row in out)
+        size = out[0].length * out[0].size
+        if any(b < a + size for a, b in itertools.pairwise(starts)):
+            raise ValueError("out: rows overlap each other in memory")
+        for q, row in enumerate(inputs):
+            after = bisect.bisect_left(starts, row.address + row.length * row.size)
+            if after and row.address < starts[after - 1] + size:
+                raise ValueError(f"out: overlaps {name} row {q} in memory")
+
+    @staticmethod
+    def _allow(threads: Any) -> None:
+        """A limit to the threads of a CPU, which there are none of here."""
+        if threads is not None:
+            _arguments.positive("threads", threads)
+
+    # Rows -------------------------------------------------------------------------------------------------------------
+
+    def _combine(self, matrix: npt.NDArray[np.float64], inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
+        kind, length = inputs[0].dtype, inputs[0].length
+        kernel = tiles.choose(kind, out[0].dtype, len(out), len(inputs))
+        head = _head([*inputs, *out])
+        if head >= length:
+            head = -1
+        stride = kernel.rows if kernel.direct else len(out)
+        argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
+        room = tiles.table_bytes(kind, len(inputs), len(out), stride)
+        table, address = argument[tiles.ARGUMENT_BYTES - tiles.TABLE_BYTES :], 0
+        if room > tiles.TABLE_BYTES:
+            table = np.zeros(-(-room // 8) * 8, np.uint8)
+        at = tiles.coefficients_at(len(inputs), len(out))
+        addresses = [row.address for row in (*inputs, *out)]
+        table[: 8 * len(addresses)].view(np.uint64)[:] = addresses
+        table[at:room].view(_wide(kind)).reshape(len(inputs), stride)[:, : len(out)] = matrix.T
+        if room > tiles.TABLE_BYTES:
+            address = self._write(table)
+        struct.pack_into("<qqQiiii", argument.data, 0, length, head, address, len(out), len(inputs), stride, mode)
+        high = 1 if kernel.direct else -(-len(out) // kernel.rows)
+        wide_tiles = (head > 0) + -(-(length - max(head, 0)) // kernel.columns)
+        # As many blocks as run at once, or fewer, so that all have nearly the same number of tiles.
+        rounds = -(-wide_tiles * high // max(1, self._device.blocks(kernel, kernel.shared)))
+        self._device.launch(kernel, (-(-wide_tiles // rounds), high), kernel.threads, kernel.shared, argument)
+
+    def _write(self, table: Bytes) -> int:
+        """Tables in the device's memory: their address there."""
+        buffer = self._view("", self._device.empty((len(table) // 8,), "float64", None), "")
+        for begin in range(0, len(table), tiles.PIECE_BYTES):
+            piece = table[begin : begin + tiles.PIECE_BYTES]
+            argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
+            struct.pack_into("<Qq", argument.data, 0, buffer.address + begin, len(piece) // 8)
+            argument[16 : 16 + len(piece)] = piece
+            self._device.launch(tiles.PIECE, (1, 1), tiles.PIECE.threads, 0, argument)
+        return buffer.address
+
+    def lincomb(
+        self, coefficients: Any, inputs: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
+    ) -> Any:
+        rows = self._rows("inputs", inputs)
+        kind, length = rows[0].dtype, rows[0].length
+        matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(_wide(kind)))
+        if matrix.shape[1] != len(rows):
+            raise ValueError(
+                f"coefficients: expected {len(rows)} columns, one for each input, got shape {matrix.shape}"
+            )
+        self._allow(threads)
+        if out is None:
+            if accumulate:
+                raise ValueError("out: must be given to accumulate into")
+            out = self._device.empty((len(matrix), length), kind, inputs)
+        results = self._rows("out", out, write=True)
+        self._require("out", results, "inputs", kind, len(matrix), length)
+        self._refuse_overlap(results, "inputs", rows)
+        self._combine(matrix, rows, results, ACCUMULATE if accumulate else STORE)
+        return out
+
+    def _result(self, value: Any, length: int, kind: str, like: Any) -> tuple[Any, list[Row]]:
+        out = self._device.empty((length,), kind, like) if value is None else value
+        return out, self._checked("out", [("out", self._vector("out", out), out)], True)
+
+    def encode(
+        self, coefficients: Any, gradients: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
+    ) -> Any:
+        rows = self._rows("gradients", gradients)
+        kind = rows[0].dtype
+        matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(_wide(kind)))
+        if len(matrix) != len(rows):
+            raise ValueError(
+                f"coefficients: expected {len(rows)} rows, one for each gradient, got shape {matrix.shape}"
+            )
+        self._allow(threads)
+        length = _segments.block_length(rows[0].length, matrix.shape[1])
+        if out is None and accumulate:
+            raise ValueError("out: must be given to accumulate into")
+        out, results = self._result(out, length, kind, gradients)
+        self._require("out", results, "gradients", kind, 1, length)
+        self._refuse_overlap(results, "gradients", rows)
+
+        def run(c: Any, inputs: Any, outputs: Any, adds: bool) -> None:
+            self._combine(c, inputs, outputs, ACCUMULATE if adds else STORE)
+
+        _segments.encode(run, matrix, rows, results[0], bool(accumulate))  # type: ignore[arg-type]
+        return out
+
+    def decode(self, weights: Any, messages: Any, length: int, out: Any = None, threads: int | None = None) -> Any:
+        weight_items = _arguments.items("weights", weights, "a sequence with a matrix for each group")
+        message_items = _arguments.items("messages", messages, "a sequence with the messages of each group")
+        if not weight_items:
+            raise ValueError("weights: expected at least one group, got none")
+        if len(weight_items) != len(message_items):
+            raise ValueError(
+                f"messages: expected {len(weight_items)} groups, one for each of weights, got {len(message_items)}"
+            )
+        total = _arguments.positive("length", length)
+        groups: list[list[Row]] = []
+        matrices: list[npt.NDArray[np.float64]] = []
+        for g, (weight, message) in enumerate(zip(weight_items, message_items, strict=True)):
+            rows = self._rows(f"messages[{g}]", message)
+            groups.append(rows)
+            kind = groups[0][0].dtype
+            if rows[0].dtype != kind:
+                raise TypeError(f"messages[{g}]: expected dtype {kind} like messages[0], got {rows[0].dtype}")
+            matrix = _arguments.coefficients(f"weights[{g}]", weight, np.dtype(_wide(kind)))
+            matrices.append(matrix)
+            expected = (len(matrices[0]), len(rows))
+            if matrix.shape != expected:
+                raise ValueError(f"weights[{g}]: expected shape {expected}, got {matrix.shape}")
+            block = _segments.block_length(total, expected[0])
+            self._require(f"messages[{g}]", rows, "messages[0]", kind, len(rows), block)
+        self._allow(threads)
+        kind = groups[0][0].dtype
+        out, results = self._result(out, total, kind, message_items[0])
+        self._require("out", results, "messages", kind, 1, total)
+        for g, rows in enumerate(groups):
+            self._refuse_overlap(results, f"messages[{g}]", rows)
+        self._tree(matrices, groups, results[0])
+        return out
+
+    def _tree(self, matrices: Sequence[npt.NDArray[np.float64]], groups: Sequence[Sequence[Row]], out: Row) -> None:
+        """The groups' results, added up as `fastgc.kernels.decode` says: in the type computed in."""
+        m = len(matrices[0])
+        block = _segments.block_length(out.length, m)
+        wide = _wide(groups[0][0].dtype)
+        ones = np.ones((1, 2))
+
+        def group(g: int, result: Row, mode: int) -> None:
+            for columns, present in _segments.segments(result.length, m):
+                blocks = [result[u * block + columns.start : u * block + columns.stop] for u in range(present)]
+                self._combine(matrices[g][:present], [message[columns] for message in groups[g]], blocks, mode)
+
+        def buffer() -> Row:
+            array = self._device.empty((out.length,), wide, None)
+            return Row(self._view("", array, "").address, out.length, wide, array)
+
+        def tree(lo: int, hi: int, result: Row) -> None:
+            if hi - lo == 1:
+                return group(lo, result, STORE)
+            middle = (lo + hi) // 2
+            left = result if result.dtype == wide else buffer()
+            tree(lo, middle, left)
+            if hi - middle == 1 and result.dtype == wide:
+                return group(middle, result, ADD)  # added where it is made
+            right = buffer()
+            tree(middle, hi, right)
+            if result.dtype == wide:
+                return self._combine(ones[:, :1], [right], [result], ADD)
+            return self._combine(ones, [left, right], [result], STORE)
+
+        tree(0, len(groups), out)
+
+    def _matrix(self, name: str, value: Any, dtype: str) -> View:
+        view = self._view(name, value, "an array on the device")
+        if view.dtype != dtype:
+            raise TypeError(f"{name}: expected dtype {dtype}, got {view.dtype}")
+        if len(view.shape) != 2:
+            raise ValueError(f"{name}: expected 2 dimensions, got shape {view.shape}")
+        if view.strides != (8 * view.shape[1], 8) and 0 not in view.shape:
+            raise ValueError(f"{name}: expected an array in C order, got strides {view.strides}")
+        return view
+
+    # Weights ----------------------------------------------------------------------------------------------------------
+
+    def invert(self, generator: Any, patterns: Any) -> tuple[Any, Any]:
+        """`decoding_weights` without looking at the outcome, so without waiting.
+
+        Parameters
+        ----------
+        generator : device array of float64, shape (n, k)
+        patterns : device array of int64, shape (B, k)
+            Both C-contiguous.
+
+        Returns
+        -------
+        weights : device array of float64, shape (B, k, k)
+            NaN where elimination met a pivot of zero or a row that the generator does not have.
+        flags : device array of uint8, shape (B,)
+            Not zero where the rank, or the pattern, must be looked at before the weights are used.
+        """
+        matrix = self._matrix("generator", generator, "float64")
+        batch = self._matrix("patterns", patterns, "int64")
+        (n, k), (count, width) = matrix.shape, batch.shape
+        if not 0 < k <= n:
+            raise ValueError(f"generator: expected shape (n, k) with 0 < k <= n, got {matrix.shape}")
+        if width != k:
+            raise ValueError(f"patterns: expected shape (B, {k}) for k = {k}, got {batch.shape}")
+        weights = self._device.empty((count, k, k), "float64", generator)
+        flags = self._device.empty((count,), "uint8", generator)
+        if count:
+            kernel, groups = tiles.choose_inversion(k)
+            in_memory = kernel.lanes == tiles.THREADS
+            shared = 0 if in_memory else groups * tiles.inversion_bytes(k)
+            grid = min(-(-count // groups), max(1, self._device.blocks(kernel, shared)))
+            work = 0
+            if in_memory:
+                room = self._device.empty((grid * tiles.inversion_bytes(k) // 8,), "float64", None)
+                work = self._view("", room, "").address
+            to, marks = self._view("", weights, ""), self._view("", flags, "")
+            argument = np.zeros(56, np.uint8)
+            addresses = (matrix.address, batch.address, to.address, marks.address, work)
+            struct.pack_into("<QQQQQqii", argument.data, 0, *addresses, count, n, k)
+            self._device.launch(kernel, (grid, 1), kernel.lanes * groups, shared, argument)
+        return weights, flags
+
+    def decoding_weights(self, generator: Any, patterns: Any, threads: int | None = None) -> tuple[Any, list[int]]:
+        self._allow(threads)
+        if self._device.view(generator) is None:
+            generator = self._device.upload(_arguments.generator(generator))
+        n, k = self._matrix("generator", generator, "float64").shape
+        one = np.ndim(patterns) == 1
+        checked = self._device.view(patterns) is None
+        if checked:
+            patterns = self._device.upload(_arguments.patterns(patterns, n, k, True))
+        elif one:
+            patterns = patterns.reshape(1, -1)
+        weights, flags = self.invert(generator, patterns)
+        doubtful = np.flatnonzero(self._device.download(flags)).tolist()
+        if doubtful and not checked:
+            _arguments.patterns(self._device.download(patterns), n, k, True)
+        return (weights[0] if one else weights), doubtful
+
+    def least_norm_weights(
+        self, generator: Any, patterns: Any, target: Any, threads: int | None = None
+    ) -> tuple[Any, list[int]]:
+        raise ValueError("backend: least_norm_weights has no CUDA kernel; take the weights on the CPU")
+
+    def positions(self, masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
+        raise ValueError("backend: positions has no CUDA kernel; take them on the CPU")

@@ -1,0 +1,125 @@
+"""A device for the CUDA backend that runs its kernels on the host: NumPy arrays are its arrays.
+
+The sources are those that GPUs get but for ``device.cuh``, in whose place stands ``tests/csrc/cuda_host.h``: plain
+C++ with checked memory. See ``tests/csrc/cuda_host.cpp`` for how threads and barriers are run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastgc import _checks
+from fastgc.kernels import _cuda_calls
+from fastgc.kernels import _cuda_tiles as tiles
+
+CSRC = Path(__file__).parents[2] / "csrc"
+
+
+@functools.cache
+def library(*options: str) -> ctypes.CDLL:
+    """The kernels, compiled for the host."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C++ compiler ({compiler}) to build the CUDA kernels for the host with")
+    text = tiles.source(skip=("device.cuh",)).replace('"device.cuh"', '"cuda_host.h"')
+    for kernel in tiles.kernels():
+        text += f'extern "C" void {kernel.name}(const void* argument) {{ fastgc::{kernel.body}('
+        text += f"*static_cast<const fastgc::{kernel.argument}*>(argument)); }}\n"
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
+        source.write_text(text)
+        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+        fused = ["-mfma"] if "fma" in Path("/proc/cpuinfo").read_text().split() else []  # else fma() takes 50 ns
+        files = [str(source), str(CSRC / "cuda_host.cpp")]
+        command = [compiler, *flags, *fused, *options, "-Wno-unknown-pragmas", f"-I{CSRC}", *files, "-o", str(result)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        loaded = ctypes.CDLL(str(result))
+    loaded.launch.restype = ctypes.c_char_p
+    return loaded
+
+
+class Host:
+    """See `fastgc.kernels._cuda_calls.Device`. Blocks at once are few, so that blocks go round.
+
+    Launches may read and write what has been looked at by `view` since `allow`, and nothing else.
+    """
+
+    def __init__(self, reverse: bool = False, at_once: int = 3) -> None:
+        self.reverse, self.at_once = reverse, at_once
+        self.launched: list[str] = []
+        self._ranges: dict[tuple[int, int], bool] = {}
+        self._kept: list[Any] = []
+
+    def allow(self) -> None:
+        """Forget what earlier calls might touch."""
+        self._ranges, self._kept, self.launched = {}, [], []
+
+    def view(self, value: Any) -> _cuda_calls.View | None:
+        if not isinstance(value, np.ndarray):
+            return None
+        begin, end = np.lib.array_utils.byte_bounds(value) if value.size else (0, 0)
+        self._ranges[begin, end] = value.flags.writeable
+        name = "bfloat16" if _checks.is_bfloat16(value.dtype) else value.dtype.name
+        address = value.__array_interface__["data"][0]
+        return _cuda_calls.View(address, value.shape, value.strides, name, value.flags.writeable, value)
+
+    def contiguous(self, value: Any) -> Any:
+        self._kept.append(value.copy())
+        return self._kept[-1]
+
+    def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        if dtype == "bfloat16":
+            import ml_dtypes
+
+            dtype = ml_dtypes.bfloat16
+        self._kept.append(np.empty(shape, dtype))
+        self._kept[-1].view(np.uint8)[...] = 0xFF  # NaN
+        return self._kept[-1]
+
+    def upload(self, value: Any) -> Any:
+        return value
+
+    def download(self, value: Any) -> Any:
+        return value
+
+    def blocks(self, kernel: tiles.Kernel, shared: int) -> int:
+        return self.at_once
+
+    def launch(self, kernel: tiles.Kernel, grid: tuple[int, int], threads: int, shared: int, argument: Any) -> None:
+        assert threads <= kernel.threads
+        assert threads % 32 == 0 or threads < 32 or kernel.name.startswith("decoding"), "whole warps"
+        assert shared <= tiles.SHARED_BYTES
+        self.launched.append(kernel.name)
+        ranges = np.array([[*bounds, write] for bounds, write in self._ranges.items()], np.uint64)
+        aligned = np.empty(len(argument) + 16, np.uint8)
+        start = -aligned.ctypes.data % 16
+        aligned[start : start + len(argument)] = argument
+        loaded = library()
+        error = loaded.launch(
+            ctypes.cast(getattr(loaded, kernel.name), ctypes.c_void_p),
+            ctypes.c_void_p(aligned.ctypes.data + start),
+            *grid,
+            threads,
+            shared,
+            int(kernel.barriers),
+            int(self.reverse),
+            ctypes.c_void_p(ranges.ctypes.data),
+            len(ranges),
+        )
+        assert error is None, f"{kernel.name}: {error.decode()}"
+
+
+def calls(reverse: bool = False, at_once: int = 3) -> tuple[_cuda_calls.Calls, Host]:
+    device = Host(reverse, at_once)
+    return _cuda_calls.Calls(device), device

@@ -1,0 +1,117 @@
+"""The CUDA kernels compiled for GPUs, without one: every instance, its registers and spills."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from bench import cuda_registers as registers
+from fastgc.kernels import _cuda_tiles as tiles
+
+
+def _no_compiler() -> str:
+    try:
+        registers.version()
+    except Exception as error:  # CuPy is missing, or does not find NVRTC
+        return f"no NVRTC: {type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
+REASON = _no_compiler()
+compiles = pytest.mark.skipif(bool(REASON), reason=REASON)
+architectures = pytest.mark.parametrize("architecture", registers.ARCHITECTURES, ids=lambda a: f"sm_{a}")
+
+
+def check(kernels: list[tiles.Kernel], architecture: int) -> None:
+    log, ptx = registers.assemble(registers.program(kernels), architecture)
+    found = registers.reported(log)
+    assert sorted(found) == sorted(kernel.name for kernel in kernels)
+    for kernel in kernels:
+        use = found[kernel.name]
+        assert use["spills"] == use["stack"] == 0, kernel.name
+        assert use["registers"] * kernel.threads * kernel.blocks <= 65536, kernel.name
+    # Subnormal numbers are not flushed, though CuPy asks for it; no product is fused with a sum but where it is said.
+    assert ".ftz" not in ptx
+    assert not re.search(r"\bfma\.(?!rn\.f(32|64)\b)|\bmad\.", ptx.replace("mad.lo", "").replace("mad.wide", ""))
+
+
+def test_record_is_of_this_source():
+    """All kernels have been compiled for all architectures since the source last changed."""
+    record = json.loads(registers.RECORD.read_text())
+    assert record["source"] == registers.digest(), "run python -m bench.cuda_registers"
+    assert list(record["kernels"]) == [f"sm_{a}" for a in registers.ARCHITECTURES]
+    for kernels in record["kernels"].values():
+        assert sorted(kernels) == sorted(kernel.name for kernel in tiles.kernels())
+    assert registers.spilling(record) == []
+    assert registers.RECORD.with_suffix(".md").read_text() == registers.table(record)
+
+
+@compiles
+@architectures
+def test_each_template_compiles(architecture):
+    few = [
+        tiles.lincomb("float64", "float64", 1),
+        tiles.lincomb("float32", "bfloat16", 4),
+        tiles.lincomb("bfloat16", "float32", 4),
+        tiles.lincomb("float16", "float16", 8),
+        tiles.lincomb("float32", "float32", 64),
+        tiles.inversion(32),
+        tiles.PIECE,
+    ]
+    check(few, architecture)
+
+
+@compiles
+@pytest.mark.soak
+@architectures
+def test_every_instance_compiles_for_every_architecture(architecture):
+    check(list(tiles.kernels()), architecture)
+    record = json.loads(registers.RECORD.read_text())
+    if record["nvrtc"] == registers.version():
+        log, _ = registers.assemble(registers.program(tiles.kernels()), architecture)
+        assert registers.reported(log) == record["kernels"][f"sm_{architecture}"]
+
+
+@compiles
+def test_an_error_in_a_kernel_is_an_error():
+    with pytest.raises(RuntimeError, match=r"sm_80.*undefined_name"):
+        registers.assemble("__global__ void f() { undefined_name = 1; }", 80)
+
+
+@compiles
+def test_a_spill_is_noticed():
+    kernel = tiles.lincomb("float32", "float32", 64)
+    text = tiles.source() + kernel.entry.replace(f"({kernel.threads}, {kernel.blocks})", f"({kernel.threads}, 4)")
+    use = registers.reported(registers.assemble(text, 80)[0])[kernel.name]
+    assert use["spills"] > 0
+    assert registers.spilling({"kernels": {"sm_80": {kernel.name: use}}}) == [("sm_80", kernel.name)]
+
+
+def test_choice_of_tiles():
+    """Whatever a call's shape, its tables fit where they are said to go, and rows fit the tile."""
+    for inputs, out in tiles.PAIRS:
+        for rows in (1, 2, 4, 5, 8, 9, 32, 33, 64, 65, 200):
+            for count in (1, 3, 40, 41, 80, 300, 400):
+                kernel = tiles.choose(inputs, out, rows, count)
+                assert kernel in set(tiles.kernels())
+                if kernel.direct:
+                    assert rows <= kernel.rows
+                    assert tiles.table_bytes(inputs, count, rows, kernel.rows) <= tiles.TABLE_BYTES
+                elif rows <= 8:
+                    assert tiles.table_bytes(inputs, count, rows, tiles.DIRECT_ROWS[-1]) > tiles.TABLE_BYTES or (
+                        tiles.table_bytes(inputs, count, rows, rows) > tiles.TABLE_BYTES
+                    )
+                assert kernel.rows >= min(rows, 64)
+    for k in (1, 8, 9, 16, 17, 54, 55, 500):
+        inversion, groups = tiles.choose_inversion(k)
+        assert groups >= 1
+        assert inversion.lanes * groups <= inversion.threads
+        assert (groups * tiles.inversion_bytes(k) <= tiles.SHARED_BYTES) == (k <= 54)
+
+
+def test_source_is_one_text():
+    text = tiles.source()
+    assert "#include" not in text
+    assert text.count("namespace fastgc {") == 3

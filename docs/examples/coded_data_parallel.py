@@ -4,12 +4,12 @@
     python docs/examples/coded_data_parallel.py                          # starts the seven by itself
 
 A small network is trained three times from the same start: by DistributedDataParallel, and by gradient codes with
-reduction m = 1 and m = 2, any one worker of a group of m + 1 being dispensable. One worker sleeps in every step. DDP waits
-for it; the master of a coded run decodes from those who have answered. It receives from whoever comes first, which gloo
-can and NCCL cannot, so messages go over gloo from the host's memory.
+reduction m = 1 and m = 2, any one worker of a group of m + 1 being dispensable. One worker sleeps in every step. DDP
+waits for it; the master of a coded run decodes from those who have answered. It receives from whoever comes first,
+which gloo can and NCCL cannot, so messages go over gloo from the host's memory.
 
-Each worker has at most one message under way. Whoever answers late is given the newest parameters and joins the step that
-is running.
+Each worker has at most one message under way. Whoever answers late is given the newest parameters and joins the step
+that is running.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def lead(gc: GradientCode, options: Options) -> Run:
 
 
 def train_by_ddp(worker: int, group: dist.ProcessGroup, options: Options) -> tuple[list[float], Tensor]:
-    """One worker of DistributedDataParallel, which holds one partition; the seconds of each step, and the parameters."""
+    """One worker of DistributedDataParallel, which holds one partition: the seconds of each step, and parameters."""
     model, examples = build(options), data(options)
     optimizer = optimizer_of(model)
     parallel = nn.parallel.DistributedDataParallel(model, process_group=group)
@@ -267,9 +267,7 @@ def parse() -> tuple[Options, str | None]:
     chosen = vars(parser.parse_args())
     json_file = chosen.pop("json")
     if chosen["workers"] % 6:
-        parser.error(
-            f"--workers must be a multiple of 6, so that groups of 2 and of 3 come out even, not {chosen['workers']}"
-        )
+        parser.error(f"--workers must be a multiple of 6, for groups of 2 and of 3, not {chosen['workers']}")
     return Options(**chosen), json_file
 
 
@@ -280,8 +278,8 @@ if __name__ == "__main__":
     else:
         if Path("/sys/class/net/lo").exists():
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        # The server imports PyTorch once, and the processes are forked from it.
-        multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "fastgc.torch"])
+        # The server imports once what the processes need, DDP's compiler included, and they are forked from it.
+        multiprocessing.set_forkserver_preload(["torch.distributed", "torch._dynamo", "fastgc.torch"])
         with tempfile.TemporaryDirectory() as folder:
             arguments = (options, f"file://{folder}/rendezvous", json_file)
             torch.multiprocessing.start_processes(main, arguments, options.workers + 1, start_method="forkserver")

@@ -90,8 +90,8 @@ class Parameters:
             gradient = parameter.grad
             if gradient is None:
                 raise ValueError(
-                    f"{name} has no gradient: call backward() first; for parameters that a loss need not reach, keep zeros"
-                    " by zero_grad(set_to_none=False) and add(..., set_to_none=False), or freeze them"
+                    f"{name} has no gradient: call backward() first; for parameters that a loss need not reach, keep"
+                    " zeros by zero_grad(set_to_none=False) and add(..., set_to_none=False), or freeze them"
                 )
             if gradient.layout is not torch.strided:
                 raise TypeError(f"{name} must have a dense gradient, not {gradient.layout}")

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastgc.gradient_code import GradientCode
-from fastgc.torch._parameters import Parameters
-from fastgc.torch._views import element_type, view
+from fastgc.torch._parameters import Parameters, array_of
 from fastgc.verification import Noise
 
 
@@ -61,9 +60,10 @@ class GradientEncoder:
         self.fingerprint = self._parameters.fingerprint
         size = gc.message_length(self.length)
         self._message = torch.empty(size, dtype=self._parameters.dtype, device="cpu") if out is None else out
-        target = _vector("out", self._message)
-        dtype = element_type(self._parameters.dtype)
-        self._encoder = gc.encoder(worker, self._parameters.layout, dtype, target)
+        target = array_of("out", self._message)
+        if self._message.dtype != self._parameters.dtype:
+            raise TypeError(f"out must have element type {self._parameters.dtype}, not {self._message.dtype}")
+        self._encoder = gc.encoder(worker, self._parameters.layout, target.dtype, target)
         self.partitions = gc.assignment[worker]
 
     def add(self, partition: int, *, set_to_none: bool = True) -> None:
@@ -160,7 +160,7 @@ class GradientDecoder:
         self.fingerprint = self._parameters.fingerprint
         dtype = self._parameters.dtype
         self.gradient = torch.empty(self.length, dtype=dtype, device="cpu") if out is None else out
-        self._array = _vector("out", self.gradient)
+        self._array = array_of("out", self.gradient)
         if self.gradient.dtype != dtype or self._array.shape != (self.length,) or not self.gradient.is_contiguous():
             raise ValueError(
                 f"out must be a contiguous tensor of {dtype} and shape ({self.length},), not {self.gradient.dtype} "
@@ -169,7 +169,7 @@ class GradientDecoder:
         sizes = [parameter.numel() for parameter in self._parameters.tensors]
         pieces = zip(self.gradient.split(sizes), self._parameters.layout.shapes, strict=True)
         self._views = [piece.view(shape) for piece, shape in pieces]
-        self._collector = gc.collector(self.length, element_type(dtype))
+        self._collector = gc.collector(self.length, self._array.dtype)
 
     def add(self, worker: int, message: Any) -> None:
         """Take a worker's message.
@@ -187,7 +187,7 @@ class GradientDecoder:
             An unknown or repeated worker, a wrong length or element type, or a gradient already decoded; nothing is
             kept.
         """
-        self._collector.add(worker, _vector("message", message))
+        self._collector.add(worker, array_of("message", message))
 
     @property
     def ready(self) -> bool:
@@ -236,12 +236,3 @@ class GradientDecoder:
     def reset(self) -> None:
         """Forget all messages and begin the next gradient. What was decoded stays."""
         self._collector.reset()
-
-
-def _vector(name: str, tensor: Any) -> Any:
-    """A tensor as an array of the same memory; that it fits is for the encoder and the collector to say."""
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor on the CPU, not {tensor.device}, {tensor.layout}")
-    return view(tensor.detach())

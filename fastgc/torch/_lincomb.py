@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from fastgc import kernels
-from fastgc.torch._views import ELEMENTS, view
+
+ELEMENTS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 _library = torch.library.Library("fastgc", "DEF")
 _library.define("lincomb(Tensor coefficients, Tensor[] inputs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -37,8 +38,7 @@ def lincomb(coefficients: Any, inputs: Any, out: Any = None, *, accumulate: bool
     Parameters
     ----------
     coefficients : Tensor of real numbers, shape (P, Q), or array_like
-        Rounded once to the type computed in: float64 for rows in float64, else float32. On the CPU, or where the
-        inputs are.
+        On the CPU. Rounded once to the type computed in: float64 for rows in float64, else float32.
     inputs : Tensor of shape (Q, L), or sequence of Q tensors of shape (L,)
         float32, float64, float16 or bfloat16, all of one type and on one device. Read where they lie; only where the
         elements of a row are not next to each other they are copied first. Never modified.
@@ -102,49 +102,38 @@ def _rows(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
-# CPU ------------------------------------------------------------------------------------------------------------------
+# Numbers --------------------------------------------------------------------------------------------------------------
 
 
-def _arrays(rows: Sequence[Any]) -> Any:
-    return view(rows[0]) if rows[0].dim() == 2 else [view(row) for row in rows]
+def _compute_into(coefficients: Any, inputs: Sequence[Any], out: Sequence[Any], accumulate: bool = False) -> None:
+    threads = torch.get_num_threads() if inputs[0].is_cpu else None
+    with torch.no_grad():  # gradients are recorded above, and the kernel would miss them
+        kernels.lincomb(_matrix(coefficients), _given(inputs), _given(out), accumulate=accumulate, threads=threads)
 
 
-def _matrix(coefficients: Any) -> Any:
-    """The coefficients as the kernel reads them: the types that it reads itself are not copied here."""
-    if coefficients.dtype not in (torch.float32, torch.float64):
-        if coefficients.is_complex():
-            raise TypeError(f"coefficients: expected real numbers, got {coefficients.dtype}")
-        coefficients = coefficients.double()
-    return coefficients.numpy()
-
-
-def _cpu(coefficients: Any, inputs: Sequence[Any]) -> Any:
+def _compute(coefficients: Any, inputs: Sequence[Any]) -> Any:
     if coefficients.dim() != 2:
         raise ValueError(f"coefficients: expected 2 dimensions, got shape {tuple(coefficients.shape)}")
-    first = inputs[0]
-    out = first.new_empty((coefficients.shape[0], first.shape[-1]))  # not torch.empty, which follows set_default_device
-    kernels.lincomb(_matrix(coefficients), _arrays(inputs), view(out), threads=torch.get_num_threads())
+    out = inputs[0].new_empty((coefficients.shape[0], inputs[0].shape[-1]))
+    _compute_into(coefficients, inputs, [out])
     return out
 
 
-def _cpu_into(coefficients: Any, inputs: Sequence[Any], out: Sequence[Any], accumulate: bool = False) -> None:
-    threads = torch.get_num_threads()
-    kernels.lincomb(_matrix(coefficients), _arrays(inputs), _arrays(out), accumulate=accumulate, threads=threads)
-    for tensor in out:
-        if not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)  # so that a backward pass that needs the old values fails
+def _matrix(coefficients: Any) -> Any:
+    """The coefficients as the kernel reads them: float32 and float64 are not copied here."""
+    if coefficients.is_complex():
+        raise TypeError(f"coefficients: expected real numbers, got {coefficients.dtype}")
+    return coefficients if coefficients.dtype in (torch.float32, torch.float64) else coefficients.double()
 
 
-# CUDA -----------------------------------------------------------------------------------------------------------------
+def _given(rows: Sequence[Any]) -> Any:
+    """Rows as a caller would give them."""
+    return rows[0] if rows[0].dim() == 2 else rows
 
 
-def _cuda(*_: Any) -> Any:
-    raise NotImplementedError("lincomb has no CUDA kernels yet: move the tensors to the CPU")
-
-
-for _name, _on_cpu in (("lincomb", _cpu), ("lincomb_out", _cpu_into)):
-    _library.impl(_name, _on_cpu, "CPU")
-    _library.impl(_name, _cuda, "CUDA")
+for _device in ("CPU", "CUDA"):
+    _library.impl("lincomb", _compute, _device)
+    _library.impl("lincomb_out", _compute_into, _device)
 
 
 # Shapes alone, for tracing --------------------------------------------------------------------------------------------
@@ -226,11 +215,6 @@ class _Differentiable(torch.autograd.Function):  # type: ignore[misc, unused-ign
         return _batched(info, (in_dims[0], in_dims[1:]), coefficients, rows)
 
 
-def _given(rows: Sequence[Any]) -> Any:
-    """Rows as `lincomb` takes them."""
-    return rows[0] if rows[0].dim() == 2 else rows
-
-
 def _keep(ctx: Any, inputs: Sequence[Any]) -> None:
     coefficients, *rows = inputs
     ctx.form = rows[0].dim(), rows[0].dtype
@@ -255,7 +239,7 @@ def _gradients(ctx: Any, gradient: Any, of_matrix: bool, needed: Sequence[bool])
         product = gradient @ rows[0].to(wide).t()
     else:  # no matrix of the rows is made
         product = torch.stack([gradient @ row.to(wide) for row in rows], dim=1)
-    return product.to(coefficients.dtype), of_rows
+    return product.to(coefficients), of_rows
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
+from fastgc import arrays
 from fastgc.layout import Layout
-from fastgc.torch._views import ELEMENTS, view
+from fastgc.torch._lincomb import ELEMENTS
 
 
 class Parameters:
@@ -93,10 +94,18 @@ class Parameters:
                     f"{name} has no gradient: call backward() first; for parameters that a loss need not reach, keep"
                     " zeros by zero_grad(set_to_none=False) and add(..., set_to_none=False), or freeze them"
                 )
-            if gradient.layout is not torch.strided:
-                raise TypeError(f"{name} must have a dense gradient, not {gradient.layout}")
-            found.append(view(gradient.detach()))
+            found.append(array_of(f"the gradient of {name}", gradient))
         return found
+
+
+def array_of(name: str, tensor: Any) -> npt.NDArray[Any]:
+    """A tensor on the CPU as an array of the same memory, whether it requires a gradient or not."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        where = tensor.device if tensor.device.type != "cpu" else tensor.layout
+        raise TypeError(f"{name} must be a dense tensor on the CPU, not {where}")
+    return arrays.origin(name, tensor).view(name, tensor.detach())
 
 
 def _short(dtype: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from scheme_table import CONSTRUCTED, FLOATS, Case, gradients, names, same_bits
@@ -57,6 +58,24 @@ def test_lists_of_tensors_have_the_bits_of_their_concatenation(shapes: Any, sche
         assert encoder.message() is out
         assert same_bits(out, expected)
     assert same_bits(values, kept)
+
+
+def test_half_types_are_rounded_once() -> None:
+    """As many partitions go through float32, whether a message is made at once or piece by piece."""
+    layout = Layout(SHAPES[3])
+    scheme = schemes.grouped(6, 3, 2)
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        values = gradients(scheme.partitions, layout.length, np.float32, SEED).astype(dtype)
+        held = scheme.assignment[1]
+        expected = scheme.encode(1, [values[j] for j in held])
+        views = [layout.views(values[j]) for j in held]
+        assert same_bits(scheme.encode(1, views, layout=layout), expected)
+        wide = scheme.encode(1, views, np.full(len(expected), np.nan, np.float32), layout=layout)
+        assert same_bits(wide.astype(dtype), expected)
+        encoder = scheme.encoder(1, layout, dtype)
+        for j, tensors in zip(held, views, strict=True):
+            encoder.add(j, tensors)
+        assert same_bits(encoder.message(), expected)
 
 
 def test_tensors_that_are_not_contiguous() -> None:

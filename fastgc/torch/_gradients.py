@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastgc.gradient_code import GradientCode
-from fastgc.torch._parameters import Parameters, array_of
+from fastgc.torch._parameters import Parameters
 from fastgc.verification import Noise
 
 
@@ -33,9 +33,9 @@ class GradientEncoder:
     gc : GradientCode
     worker : int
     parameters : Module, or iterable of parameters
-        Those that require a gradient now are encoded, in the order given. They are on the CPU and of one element type;
-        where a model has several, each wants an encoder of its own. All ranks must mean the same parameters: compare
-        `fingerprint`.
+        Those that require a gradient now are encoded, in the order given. They are on one device and of one element
+        type; where a model has several, each wants an encoder of its own. All ranks must mean the same parameters:
+        compare `fingerprint`.
     out : Tensor, shape (message length,), optional
         Where messages are made, such as a buffer to send from. Contiguous, of the parameters' element type.
 
@@ -51,19 +51,17 @@ class GradientEncoder:
     Raises
     ------
     TypeError, ValueError
-        A wrong worker; parameters of several element types, on another device, sparse, no leaves, given twice, or none.
+        A wrong worker; parameters of several element types, on several devices or one without kernels, sparse,
+        no leaves, given twice, or none.
     """
 
     def __init__(self, gc: GradientCode, worker: int, parameters: Any, *, out: Any = None) -> None:
         self._parameters = Parameters(parameters)
         self.length = self._parameters.layout.length
         self.fingerprint = self._parameters.fingerprint
-        size = gc.message_length(self.length)
-        self._message = torch.empty(size, dtype=self._parameters.dtype, device="cpu") if out is None else out
-        target = array_of("out", self._message)
-        if self._message.dtype != self._parameters.dtype:
-            raise TypeError(f"out must have element type {self._parameters.dtype}, not {self._message.dtype}")
-        self._encoder = gc.encoder(worker, self._parameters.layout, target.dtype, target)
+        if out is not None:
+            self._parameters.check_out(out, gc.message_length(self.length))
+        self._encoder = gc.encoder(worker, self._parameters.layout, self._parameters.element_type, out)
         self.partitions = gc.assignment[worker]
 
     def add(self, partition: int, *, set_to_none: bool = True) -> None:
@@ -101,8 +99,7 @@ class GradientEncoder:
         ValueError
             Some partitions have not been added; it names them.
         """
-        self._encoder.message()
-        return self._message
+        return self._encoder.message()
 
     def reset(self) -> None:
         """Begin the next message, in the same memory."""
@@ -158,18 +155,11 @@ class GradientDecoder:
         self._parameters = Parameters(parameters)
         self.length = self._parameters.layout.length
         self.fingerprint = self._parameters.fingerprint
-        dtype = self._parameters.dtype
-        self.gradient = torch.empty(self.length, dtype=dtype, device="cpu") if out is None else out
-        self._array = array_of("out", self.gradient)
-        if self.gradient.dtype != dtype or self._array.shape != (self.length,) or not self.gradient.is_contiguous():
-            raise ValueError(
-                f"out must be a contiguous tensor of {dtype} and shape ({self.length},), not {self.gradient.dtype} "
-                f"and {tuple(self.gradient.shape)}"
-            )
-        sizes = [parameter.numel() for parameter in self._parameters.tensors]
-        pieces = zip(self.gradient.split(sizes), self._parameters.layout.shapes, strict=True)
-        self._views = [piece.view(shape) for piece, shape in pieces]
-        self._collector = gc.collector(self.length, self._array.dtype)
+        dtype, device = self._parameters.dtype, self._parameters.device
+        self.gradient = torch.empty(self.length, dtype=dtype, device=device) if out is None else out
+        self._parameters.check_out(self.gradient, self.length)
+        self._views = self._parameters.layout.views(self.gradient)
+        self._collector = gc.collector(self.length, self._parameters.element_type)
 
     def add(self, worker: int, message: Any) -> None:
         """Take a worker's message.
@@ -179,7 +169,7 @@ class GradientDecoder:
         worker : int
             Not added since the last `reset`.
         message : Tensor, shape (message length,)
-            On the CPU. A reference is kept until `reset`: it must not change before.
+            On the parameters' device. A reference is kept until `reset`: it must not change before.
 
         Raises
         ------
@@ -187,7 +177,9 @@ class GradientDecoder:
             An unknown or repeated worker, a wrong length or element type, or a gradient already decoded; nothing is
             kept.
         """
-        self._collector.add(worker, array_of("message", message))
+        if not isinstance(message, torch.Tensor):
+            raise TypeError(f"message must be a tensor, not {type(message).__name__}")
+        self._collector.add(worker, message.detach())
 
     @property
     def ready(self) -> bool:
@@ -228,7 +220,7 @@ class GradientDecoder:
             The model trains other parameters than at the beginning.
         """
         self._parameters.check()
-        result = self._collector.gradient(self._array, approximate=approximate, verify=verify)
+        result = self._collector.gradient(self.gradient, approximate=approximate, verify=verify)
         for parameter, piece in zip(self._parameters.tensors, self._views, strict=True):
             parameter.grad = piece
         return Decoded(self._collector.survivors, result.corrupt if isinstance(result, tuple) else ())

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 import torch
 
 from fastgc import arrays
@@ -46,15 +46,18 @@ class Parameters:
                     f"{name} is {_short(parameter.dtype)} and {self.names[0]} {_short(first.dtype)}, but a message has"
                     " one type: give the parameters of each apart"
                 )
-            if parameter.device.type != "cpu" or parameter.layout is not torch.strided:
-                where = parameter.device if parameter.device.type != "cpu" else parameter.layout
-                raise TypeError(f"{name} must be a dense tensor on the CPU, not {where}")
+            if parameter.device.type not in ("cpu", "cuda"):
+                raise TypeError(f"{name} must be on the CPU or on a CUDA device, not on {parameter.device}")
+            if parameter.layout is not torch.strided or parameter.device != first.device:
+                where = parameter.device if parameter.layout is torch.strided else parameter.layout
+                raise TypeError(f"{name} must be a dense tensor on {first.device}, not {where}")
             if not parameter.is_leaf:
                 raise ValueError(f"{name} must be a leaf, which keeps its gradient, not a result of other tensors")
             if id(parameter) in seen:
                 raise ValueError(f"{name} is the same parameter as {seen[id(parameter)]}")
             seen[id(parameter)] = name
         self.dtype = first.dtype
+        self.device = first.device
         self.layout = Layout(parameter.shape for parameter in self.tensors)
 
     def _trained(self) -> list[tuple[str, Any]]:
@@ -64,6 +67,21 @@ class Parameters:
         else:
             named = ((f"parameters[{i}]", parameter) for i, parameter in enumerate(self._given))
         return [(name, parameter) for name, parameter in named if parameter.requires_grad]
+
+    def check_out(self, out: Any, length: int) -> None:
+        """That `out` is a tensor like the parameters, with so many elements one after the other."""
+        wanted, found = f"{self.dtype} on {self.device} and of shape ({length},)", type(out).__name__
+        if isinstance(out, torch.Tensor):
+            found = f"{out.dtype} on {out.device} and of shape {tuple(out.shape)}"
+            if found == wanted and out.is_contiguous():
+                return
+            found += "" if out.is_contiguous() else ", strided"
+        raise ValueError(f"out must be a contiguous tensor of {wanted}, not {found}")
+
+    @property
+    def element_type(self) -> np.dtype[Any]:
+        """NumPy's name for their type."""
+        return arrays.bfloat16("parameters") if self.dtype is torch.bfloat16 else np.dtype(_short(self.dtype))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -83,8 +101,8 @@ class Parameters:
                     f"{', another tensor' if before == after else ''}; make a new encoder or decoder, on all ranks"
                 )
 
-    def gradients(self) -> list[npt.NDArray[Any]]:
-        """What the parameters have in ``.grad``, as arrays of the same memory."""
+    def gradients(self) -> list[Any]:
+        """What the parameters have in ``.grad``."""
         self.check()
         found = []
         for name, parameter in zip(self.names, self.tensors, strict=True):
@@ -94,18 +112,10 @@ class Parameters:
                     f"{name} has no gradient: call backward() first; for parameters that a loss need not reach, keep"
                     " zeros by zero_grad(set_to_none=False) and add(..., set_to_none=False), or freeze them"
                 )
-            found.append(array_of(f"the gradient of {name}", gradient))
+            if gradient.layout is not torch.strided:
+                raise TypeError(f"the gradient of {name} must be a dense tensor, not {gradient.layout}")
+            found.append(gradient.detach())
         return found
-
-
-def array_of(name: str, tensor: Any) -> npt.NDArray[Any]:
-    """A tensor on the CPU as an array of the same memory, whether it requires a gradient or not."""
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
-        where = tensor.device if tensor.device.type != "cpu" else tensor.layout
-        raise TypeError(f"{name} must be a dense tensor on the CPU, not {where}")
-    return arrays.origin(name, tensor).view(name, tensor.detach())
 
 
 def _short(dtype: Any) -> str:

@@ -75,6 +75,20 @@ def torch_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
     return partial(kernels.lincomb, problem.coefficients, rows, out, threads=problem.threads), np.stack
 
 
+def operator_new(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
+    """The operator `fastgc.torch.lincomb`, with a new result; on as many threads as PyTorch is told to use."""
+    torch, ours = importlib.import_module("torch"), importlib.import_module("fastgc.torch")
+    rows = [torch.from_numpy(row) for row in problem.inputs]
+    return partial(ours.lincomb, torch.from_numpy(problem.coefficients), rows), np.asarray
+
+
+def operator_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
+    """The operator that writes into tensors that are there."""
+    torch, ours = importlib.import_module("torch"), importlib.import_module("fastgc.torch")
+    rows, out = ([torch.from_numpy(row) for row in array] for array in (problem.inputs, problem.out))
+    return partial(ours.lincomb, torch.from_numpy(problem.coefficients), rows, out), np.stack
+
+
 def jax_new(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
     """`kernels.lincomb` on JAX's arrays, which are immutable, so that the result is always new."""
     jax = importlib.import_module("jax")
@@ -109,6 +123,8 @@ BRIDGES: dict[str, tuple[Bridge, str]] = {
     "NumPy, out": (numpy_out, ""),
     "PyTorch": (torch_new, "NumPy"),
     "PyTorch, out": (torch_out, "NumPy, out"),
+    "fastgc.torch": (operator_new, "NumPy"),
+    "fastgc.torch, out": (operator_out, "NumPy, out"),
     "JAX": (jax_new, "NumPy"),
     "DLPack (array-api-strict), out": (dlpack_out, "NumPy, out"),
     "Numba from Python, out": (numba_out, "NumPy, out"),

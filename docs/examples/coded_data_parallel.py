@@ -141,6 +141,12 @@ def lead(gc: GradientCode, options: Options) -> Run:
     run = Run(f"coded, m = {gc.reduction}", message_bytes=size * parameters.element_size())
     idle, late = set(range(gc.workers)), room[0].clone()
 
+    def hand_out(step: int, workers: list[int]) -> None:
+        under_way = [part for worker in workers for part in send(step, parameters, worker + 1)]
+        idle.difference_update(workers)
+        for part in under_way:  # they wait for nothing else, so this takes no longer than the link does
+            part.wait()
+
     def receive(step: int) -> tuple[int, bool]:
         """Whose message came next, and whether it is of this step."""
         rank = dist.recv(number, None, tag=STEP)
@@ -153,18 +159,13 @@ def lead(gc: GradientCode, options: Options) -> Run:
     for step in range(options.steps):
         begin = time.perf_counter()
         decoder.reset()
-        while True:
-            under_way = [part for worker in sorted(idle) for part in send(step, parameters, worker + 1)]
-            idle.clear()
-            for part in under_way:  # they wait for nothing else, so this takes no longer than the link does
-                part.wait()
-            while not decoder.ready:
-                worker, current = receive(step)
-                if not current:
-                    break
+        hand_out(step, sorted(idle))
+        while not decoder.ready:
+            worker, current = receive(step)
+            if current:
                 decoder.add(worker, room[worker])
             else:
-                break
+                hand_out(step, [worker])
         run.without_slow += options.slow not in decoder.decode().survivors
         optimizer.step()
         run.seconds.append(time.perf_counter() - begin)
@@ -243,7 +244,7 @@ def main(rank: int, options: Options, rendezvous: str, json_file: str | None) ->
     workers = options.workers
     # Nobody waits longer than this for anybody: where a process is lost, the others end with an error.
     dist.init_process_group(
-        "gloo", init_method=rendezvous, rank=rank, world_size=workers + 1, timeout=timedelta(seconds=60)
+        "gloo", init_method=rendezvous, rank=rank, world_size=workers + 1, timeout=timedelta(seconds=120)
     )
     try:
         runs = [baseline(rank, options)]

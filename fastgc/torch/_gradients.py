@@ -61,7 +61,7 @@ class GradientEncoder:
         self.fingerprint = self._parameters.fingerprint
         if out is not None:
             self._parameters.check_out(out, gc.message_length(self.length))
-        self._encoder = gc.encoder(worker, self._parameters.layout, self._parameters.element_type, out)
+        self._encoder = gc.encoder(worker, self._parameters.layout, self._parameters.dtype, out)
         self.partitions = gc.assignment[worker]
 
     def add(self, partition: int, *, set_to_none: bool = True) -> None:
@@ -159,7 +159,7 @@ class GradientDecoder:
         self.gradient = torch.empty(self.length, dtype=dtype, device=device) if out is None else out
         self._parameters.check_out(self.gradient, self.length)
         self._views = self._parameters.layout.views(self.gradient)
-        self._collector = gc.collector(self.length, self._parameters.element_type)
+        self._collector = gc.collector(self.length, self._parameters.dtype)
 
     def add(self, worker: int, message: Any) -> None:
         """Take a worker's message.

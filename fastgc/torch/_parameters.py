@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
-from fastgc import arrays
 from fastgc.layout import Layout
 from fastgc.torch._lincomb import ELEMENTS
 
@@ -77,11 +75,6 @@ class Parameters:
                 return
             found += "" if out.is_contiguous() else ", strided"
         raise ValueError(f"out must be a contiguous tensor of {wanted}, not {found}")
-
-    @property
-    def element_type(self) -> np.dtype[Any]:
-        """NumPy's name for their type."""
-        return arrays.bfloat16("parameters") if self.dtype is torch.bfloat16 else np.dtype(_short(self.dtype))
 
     @cached_property
     def fingerprint(self) -> str:

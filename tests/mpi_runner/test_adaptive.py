@@ -100,6 +100,7 @@ STEADY = {
     "always the same slow ones": ClusterModel(
         SCHEME, 0.05 + 0.2 * np.isin(np.arange(N), (1, 5)) * np.ones((T, 1)), 20 * MB, 20 * MB
     ),
+    "a master's thin link": ClusterModel(SCHEME, exponential_times(0.005, 0.005), 100 * MB, 100 * MB, 100 * MB),
     "a master's link that all share": ClusterModel(
         SCHEME, exponential_times(0.02, 0.005), 200 * MB, 200 * MB, 200 * MB
     ),

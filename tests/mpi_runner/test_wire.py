@@ -37,6 +37,34 @@ def test_a_result_keeps_what_is_written(length: int, name: str) -> None:
     np.testing.assert_array_equal(layout.statistics(message), statistics)
 
 
+@pytest.mark.parametrize("name", ["float32", "int8"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_messages_of_every_reduction_share_a_buffer(length: int, name: str) -> None:
+    scheme = schemes.adaptive(8, 4)
+    layout = Wire(scheme, length, "float32", name)
+    buffer = layout.result_buffer()
+    for m in (4, 1, 3, 2):
+        buffer[:] = 255  # of another message
+        gradient = (np.arange(-(-length // m)) % 100 + 1).astype(np.float32)
+        statistics = np.arange(1.0, 1.0 + -(-wire.STATISTICS // m))
+        layout.codec.compress(gradient, layout.gradient(buffer, m))
+        layout.statistics(buffer, m)[:] = statistics
+        message = layout.seal(buffer, wire.RESULT, 17, worker=4, reduction=m)
+        alone = Wire(schemes.grouped(8, 4, m), length, "float32", name)
+        assert message.nbytes == layout.size(wire.RESULT, m) == alone.sizes[wire.RESULT] <= layout.sizes[wire.RESULT]
+        header = layout.read(message, {wire.RESULT: 17}, 4, m)
+        assert header.reduction == m
+        np.testing.assert_array_equal(layout.codec.decompress(layout.gradient(message, m), len(gradient)), gradient)
+        np.testing.assert_array_equal(layout.statistics(message, m), statistics)
+        with pytest.raises(BadMessage, match=f"of reduction {m} in place of {m % 4 + 1}"):
+            layout.read(message, {wire.RESULT: 17}, 4, m % 4 + 1)
+        with pytest.raises(BadMessage, match="of another run, scheme"):  # though it is of the same length
+            alone.read(message, {wire.RESULT: 17}, 4)
+    for kind in (wire.MODEL, wire.READY, wire.OVERFLOW):  # every message says its own
+        made = layout.seal(layout.model_buffer(), kind, 3, reduction=3)
+        assert layout.read(made, {kind: 3}, 0, 3).reduction == 3
+
+
 @pytest.mark.parametrize("name", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_model_keeps_what_is_written(length: int, name: str) -> None:
@@ -90,6 +118,7 @@ FAULTS: list[tuple[str, Callable[[], Any], str]] = [
     ("another program", lambda: changed("magic", b"elsewher"), "another format"),
     ("another version", lambda: changed("magic", b"fastgc\x00\x01"), "another format"),
     ("another scheme", lambda: result(Wire(OTHER_SCHEME, 10, "float32", "float32", run=7)), "another run, scheme"),
+    ("another reduction", lambda: changed("reduction", 1), "of reduction 1, which the scheme has not"),
     ("another run", lambda: result(Wire(SCHEME, 10, "float32", "float32", run=8)), "another run, scheme"),
     ("another gradient", lambda: result(Wire(SCHEME, 9, "float32", "float32", run=7)), "another run, scheme"),
     ("another element type", lambda: changed("element", 2), "another run, scheme"),

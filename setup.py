@@ -1,24 +1,36 @@
 """Builds the kernels once, and from them fastgc._core and libfastgc. All other metadata is in pyproject.toml."""
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from glob import glob
+from hashlib import sha256
 
 import pybind11
-from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
+from setuptools.modified import newer_group
 
 BINDINGS = ["csrc/bindings.cpp", "csrc/direct.cpp"]  # Python's
 C_INTERFACE = ["csrc/fastgc.cpp"]
 KERNELS = sorted({*glob("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE})
-DEPENDS = [*sorted(glob("csrc/*.h")), "csrc/fastgc.map", "setup.py"]
+DEPENDS = [*sorted(glob("csrc/*.h*") + glob("csrc/cuda/*") + glob("csrc/config/*")), "csrc/fastgc.map"]
 
-# Files that the package carries for others to read: where they are in the tree, and the folder they come to.
-CARRIED = {"csrc/fastgc.h": "fastgc/include", "csrc/cuda/*": "fastgc/include/cuda"}
+# Files that the package carries for others: where they are in the tree, and the folder they come to. The package
+# is a prefix as pkg-config and CMake know them, and can be moved. In files *.in, @VERSION@ and @LIBRARY@ are filled in.
+CARRIED = {
+    "csrc/fastgc.h": "fastgc/include",
+    "csrc/fastgc.hpp": "fastgc/include",
+    "csrc/cuda/*": "fastgc/include/cuda",
+    "csrc/config/*.pc.in": "fastgc/lib/pkgconfig",
+    "csrc/config/*.cmake.in": "fastgc/lib/cmake/fastgc",
+}
+PREFIX, SUFFIX = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
 
 # Bits are part of the interface: contraction is off so that a product and a sum are rounded where the source says so,
 # and no option names an instruction set, because the kernels choose it at run time.
@@ -33,15 +45,12 @@ COMPILE = [
     "-Wextra",
 ]
 
-ParallelCompile(default=0).install()  # as many compilers at once as there are CPUs
-
 
 class SharedLibrary(Extension):
     """A library without Python in it, in the package's folder ``lib``, which exports what begins with ``fastgc_``."""
 
     def __init__(self, name: str, sources: list[str]) -> None:
-        prefix, suffix = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
-        self.file = f"{prefix}{name}{suffix}"
+        self.file = f"{PREFIX}{name}{SUFFIX}"
         link = [f"-Wl,-soname,{self.file}", "-Wl,--version-script=csrc/fastgc.map"]
         if sys.platform == "darwin":
             link = [f"-Wl,-install_name,@rpath/{self.file}", "-Wl,-exported_symbol,_fastgc_*"]
@@ -52,19 +61,31 @@ class BuildExtension(build_ext):
     """Compiles every source once, links what is made of them, and puts the carried files beside that."""
 
     def build_extensions(self) -> None:
-        sources = sorted({source for extension in self.extensions for source in extension.sources})
-        sources.sort(key=os.path.getsize)  # kernels_*.cpp are short, include most, and take longest: they start first
-        objects = self.compiler.compile(
-            sources,
-            output_dir=self.build_temp,
-            macros=[("FASTGC_VERSION", f'"{self.distribution.get_version()}"')],
-            include_dirs=[pybind11.get_include(), *self.include_dirs],
-            extra_postargs=[*COMPILE, *self.openmp],
-        )
-        self.objects = dict(zip(sources, objects, strict=True))
+        # As many compilers at once as there are CPUs. kernels_*.cpp, short as they are, take longest and come first.
+        sources = sorted({source for extension in self.extensions for source in extension.sources}, key=os.path.getsize)
+        _ = self.openmp  # asked once, before there are threads
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self.objects = dict(zip(sources, pool.map(self.compiled, sources), strict=True))
         super().build_extensions()
-        for source, target in self.carried():
-            self.copy_to(source, os.path.join(self.build_lib, target))
+        self.carry(self.build_lib)
+
+    def compiled(self, source: str) -> str:
+        """The object file: one of an earlier build, if it was made in the same way and nothing has changed since."""
+        macros, includes, options = [], [], [*COMPILE, *self.openmp]
+        made_by = [*self.compiler.compiler_so_cxx, *options, self.distribution.get_version()]
+        if source in C_INTERFACE:
+            macros = [("FASTGC_VERSION", f'"{self.distribution.get_version()}"')]
+        elif source in BINDINGS:  # all else knows nothing of Python
+            macros = [("FASTGC_FLAGS", f'"{" ".join(options)}"')]
+            includes = [pybind11.get_include(), *self.include_dirs]
+            made_by += [pybind11.__version__, sys.version]
+        folder = os.path.join("build", "objects", sha256(repr(made_by).encode()).hexdigest()[:16])
+        (target,) = self.compiler.object_filenames([source], output_dir=folder)
+        if self.force or newer_group([source, *DEPENDS, "setup.py"], target):
+            self.compiler.compile(
+                [source], output_dir=folder, macros=macros, include_dirs=includes, extra_postargs=options
+            )
+        return target
 
     def build_extension(self, extension: Extension) -> None:
         linker = self.compiler.linker_so_cxx
@@ -114,18 +135,24 @@ class BuildExtension(build_ext):
         """The carried files, and their places relative to the root of the packages."""
         for pattern, folder in CARRIED.items():
             for source in sorted(glob(pattern)):
-                yield source, os.path.join(folder, os.path.basename(source))
+                yield source, os.path.join(folder, os.path.basename(source).removesuffix(".in"))
 
-    def copy_to(self, source: str, target: str) -> None:
-        self.mkpath(os.path.dirname(target))
-        self.copy_file(source, target)
+    def carry(self, root: str) -> None:
+        values = {"@VERSION@": self.distribution.get_version(), "@LIBRARY@": f"{PREFIX}fastgc{SUFFIX}"}
+        for source, target in self.carried():
+            target = os.path.join(root, target)
+            self.mkpath(os.path.dirname(target))
+            if source.endswith(".in"):
+                with open(source, encoding="utf-8") as template, open(target, "w", encoding="utf-8") as file:
+                    file.write(re.sub("@[A-Z]+@", lambda name: values[name[0]], template.read()))
+            else:
+                self.copy_file(source, target)
 
     def copy_extensions_to_source(self) -> None:
         for extension in self.extensions:
             self.mkpath(os.path.dirname(self.get_ext_filename(extension.name)))
         super().copy_extensions_to_source()
-        for source, target in self.carried():
-            self.copy_to(source, target)
+        self.carry(os.curdir)
 
     def get_outputs(self) -> list[str]:
         return sorted({*super().get_outputs(), *(os.path.join(self.build_lib, target) for _, target in self.carried())})
@@ -135,11 +162,23 @@ class BuildExtension(build_ext):
         return {**super().get_output_mapping(), **carried}
 
 
+class SourceDistribution(sdist):
+    """Adds to what setuptools finds what the sources are tested and described with; there is no MANIFEST.in."""
+
+    def make_distribution(self) -> None:
+        for folder in ("bench", "csrc", "docs", "tests"):
+            found = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
+            self.filelist.extend(sorted(path for path in found if "__pycache__" not in path))
+        self.filelist.extend([".clang-format", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"])
+        self.filelist.remove_duplicates()
+        super().make_distribution()
+
+
 setup(
     ext_modules=[
         Extension("fastgc._core", [*KERNELS, *BINDINGS], depends=DEPENDS, language="c++"),
         SharedLibrary("fastgc", [*KERNELS, *C_INTERFACE]),
         # Here comes what else is made of the kernels: an Extension or a SharedLibrary with sources of its own.
     ],
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": BuildExtension, "sdist": SourceDistribution},
 )

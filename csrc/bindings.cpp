@@ -19,8 +19,15 @@
 
 namespace py = pybind11;
 
+#ifdef __clang__
+# define FASTGC_COMPILER ""  // its version begins with its name
+#else
+# define FASTGC_COMPILER "GCC "
+#endif
+
 namespace {
 
+using fastgc::Element;
 using fastgc::Index;
 using namespace fastgc::views;
 
@@ -41,33 +48,13 @@ fastgc::Options options(py::handle threads, py::handle isa) {
     return options;
 }
 
-// Calls body with null pointers of the types of inputs and outputs: the one place where types at run time become
-// templates.
+// As fastgc::with_types. Giving up the GIL and getting it back takes as long as moving a few KB, and much longer where
+// others want it.
 template <class Body>
 void with_types(Element in, Element out, std::size_t bytes, const Body& body) {
-    // Giving up the GIL and getting it back takes as long as moving a few KB, and much longer where others want it.
     std::optional<py::gil_scoped_release> release;
     if (bytes > 32 * 1024) release.emplace();
-    using fastgc::BFloat16;
-    using fastgc::Float16;
-    const auto into = [&](auto* from) {
-        if (out == Element::f16)
-            body(from, static_cast<Float16*>(nullptr));
-        else if (out == Element::bf16)
-            body(from, static_cast<BFloat16*>(nullptr));
-        else
-            body(from, static_cast<float*>(nullptr));
-    };
-    if (in == Element::f64) return body(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
-    if (in == Element::f32) return into(static_cast<float*>(nullptr));
-    const auto same_or_float = [&](auto* from) {
-        if (out == Element::f32)
-            body(from, static_cast<float*>(nullptr));
-        else
-            body(from, from);
-    };
-    if (in == Element::f16) return same_or_float(static_cast<Float16*>(nullptr));
-    same_or_float(static_cast<BFloat16*>(nullptr));
+    fastgc::with_types(in, out, body);
 }
 
 py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, bool accumulate, py::handle threads,
@@ -367,5 +354,16 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
         return py::tuple(list);
     });
     module.def("isa", [] { return fastgc::default_kernels().name; });
+#ifdef _OPENMP
+    constexpr int openmp = _OPENMP;  // the year and month of the specification
+#else
+    constexpr int openmp = 0;
+#endif
+#ifdef __VERSION__
+    module.attr("build") =
+        py::dict("compiler"_a = FASTGC_COMPILER __VERSION__, "flags"_a = FASTGC_FLAGS, "openmp"_a = openmp);
+#else
+    module.attr("build") = py::dict("compiler"_a = "unknown", "flags"_a = FASTGC_FLAGS, "openmp"_a = openmp);
+#endif
     module.def("fused", [](const std::string& isa) { return fastgc::kernels_named(isa, "isa").fused; }, "isa"_a);
 }

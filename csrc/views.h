@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "core.h"
 
 namespace fastgc {
@@ -46,14 +47,6 @@ inline std::string shape_of(py::handle array) { return text(array.attr("shape"))
 
 [[noreturn]] inline void value_error(const std::string& message) { throw py::value_error(message); }
 [[noreturn]] inline void type_error(const std::string& message) { throw py::type_error(message); }
-
-enum class Element { f32, f64, f16, bf16 };
-
-inline std::size_t size_of(Element element) { return element == Element::f64 ? 8 : element == Element::f32 ? 4 : 2; }
-inline const char* name_of(Element element) {
-    constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
-    return names[static_cast<int>(element)];
-}
 
 // The array behind a handle that is known to be one, without a change of its reference count.
 inline const py::detail::PyArray_Proxy& proxy(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
@@ -215,11 +208,8 @@ inline void require_element(const Rows& rows, Element element, const char* like)
                    name_of(rows.element));
 }
 
-// float16 and bfloat16 may go out as float32, and float32 as either; the result is rounded once in any case.
 inline void require_output(const Rows& out, Element inputs, const char* like) {
-    const auto narrow = [](Element element) { return element == Element::f16 || element == Element::bf16; };
-    if ((out.element == Element::f32 && narrow(inputs)) || (inputs == Element::f32 && narrow(out.element))) return;
-    require_element(out, inputs, like);
+    if (!may_go_out(inputs, out.element)) require_element(out, inputs, like);
 }
 
 inline void require_shape(const Rows& rows, Index count, Index length) {
@@ -229,42 +219,20 @@ inline void require_shape(const Rows& rows, Index count, Index length) {
         value_error(rows.name + ": expected length " + std::to_string(length) + ", got " + std::to_string(rows.length));
 }
 
-// Rows are compared by address range: interleaved rows of one array do not overlap.
 class Overlap {
   public:
-    explicit Overlap(const Rows& out) : bytes_(out.bytes()), name_(out.name), starts_(out.data.begin()) {
-        count_ = out.count();
-        const std::less<> before;
-        const auto close = [&](Index i) { return before(starts_[i], starts_[i - 1] + bytes_); };
-        Index i = 1;
-        while (i < count_ && !close(i)) ++i;
-        if (i < count_) {  // not one after the other
-            sorted_.assign(starts_, starts_ + count_);
-            std::sort(sorted_.begin(), sorted_.end(), before);
-            starts_ = sorted_.data();
-            for (i = 1; i < count_; ++i)
-                if (close(i)) value_error(out.name + ": rows overlap each other in memory");
-        }
+    explicit Overlap(const Rows& out) : name_(out.name), written_(out.data.begin(), out.count(), out.bytes()) {
+        if (!written_.disjoint()) value_error(out.name + ": rows overlap each other in memory");
     }
     void check(const Rows& inputs) const {
-        const std::less<> before;
-        char* const end = starts_[count_ - 1] + bytes_;
-        for (Index q = 0; q < inputs.count(); ++q) {
-            char* const begin = inputs.data[q];
-            if (!before(begin, end) || !before(starts_[0], begin + inputs.bytes())) continue;
-            // Outputs are disjoint, so only the last one that starts before the input's end can reach into it.
-            char* const* const after = std::lower_bound(starts_, starts_ + count_, begin + inputs.bytes(), before);
-            if (after != starts_ && before(begin, *(after - 1) + bytes_))
+        for (Index q = 0; q < inputs.count(); ++q)
+            if (written_.reach(inputs.data[q], inputs.bytes()))
                 value_error(name_ + ": overlaps " + inputs.name + " row " + std::to_string(q) + " in memory");
-        }
     }
 
   private:
-    std::size_t bytes_;
     Name name_;
-    char* const* starts_;  // in increasing order
-    Index count_;
-    std::vector<char*> sorted_;
+    Written written_;
 };
 
 // A matrix of doubles, row by row: the caller's memory if it is like that, else a copy.
@@ -325,14 +293,9 @@ class Matrix {
 inline Matrix coefficients_view(py::handle object, const Name& name, Element element) {
     Matrix matrix(object, name);
     if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + matrix.shape());
-    const double most =
-        element == Element::f64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
     const double* const value = matrix.data();
-    const Index size = matrix.size();
-    Index beyond = 0;  // counted without a branch first: a 64 x 64 matrix takes 3 us with one, longer than short rows
-    for (Index i = 0; i < size; ++i) beyond += !(std::fabs(value[i]) <= most);
-    if (beyond > 0) {
-        const Index i = std::find_if(value, value + size, [=](double x) { return !(std::fabs(x) <= most); }) - value;
+    const Index i = first_beyond(value, matrix.size(), element);
+    if (i < matrix.size()) {
         value_error(name +
                     ("[" + std::to_string(i / matrix.columns()) + ", " + std::to_string(i % matrix.columns()) +
                      "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +

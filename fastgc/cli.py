@@ -1,18 +1,19 @@
-"""The command line: ``python -m fastgc info`` and ``python -m fastgc codes``."""
+"""The command line: ``python -m fastgc info``, ``codes`` and ``config``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 import fastgc
-from fastgc import kernels
+from fastgc import kernels, native
 from fastgc.stability import LONGEST, Subject, every, examples, table
 
 
@@ -28,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m fastgc", description="Gradient coding: what is installed, and what there is.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, does in (
-        ("info", "show version, kernels, instruction sets and threads"),
+        ("info", "show version, build, kernels and why some are missing, instruction sets, threads and paths"),
         ("codes", "show the families of linear codes, their distances, conditioning and errors over all survivor sets"),
     ):
         command = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
@@ -42,7 +43,38 @@ def _parser() -> argparse.ArgumentParser:
                 help="measure every family and prior scheme at every load d up to D (2 to 16) and reduction m < d, "
                 "instead of a few codes; 16 takes some minutes",
             )
+    config = commands.add_parser(
+        "config",
+        help="show what compilers of other languages need: options, folders, the library",
+        description="Show what is asked for, for programs in C and other languages, in the order asked.",
+    )
+    for name, (does, _) in CONFIG.items():
+        config.add_argument(f"--{name}", dest="wanted", action="append_const", const=name, help=does)
     return parser
+
+
+# config ---------------------------------------------------------------------------------------------------------------
+
+
+def _link() -> str:
+    folder = os.path.dirname(native.get_library())
+    return " ".join(shlex.quote(option) for option in (f"-L{folder}", f"-Wl,-rpath,{folder}", "-lfastgc"))
+
+
+CONFIG: dict[str, tuple[str, Callable[[], str]]] = {
+    "cflags": ("the compiler's options", lambda: shlex.quote(f"-I{native.get_include()}")),
+    "libs": ("the linker's options", _link),
+    "prefix": ("the folder for CMAKE_PREFIX_PATH", native.get_prefix),
+    "cmakedir": ("the folder of CMake's configuration", lambda: native.get_path("lib", "cmake", "fastgc")),
+    "pkgconfigdir": ("the folder for PKG_CONFIG_PATH", lambda: native.get_path("lib", "pkgconfig")),
+    "library": ("the shared library", native.get_library),
+}
+
+
+def _print_config(wanted: Sequence[str] | None) -> None:
+    if not wanted:
+        raise ValueError(f"config: expected at least one of {', '.join(f'--{name}' for name in CONFIG)}")
+    print(" ".join([CONFIG[name][1]() for name in wanted]))
 
 
 # info -----------------------------------------------------------------------------------------------------------------
@@ -55,15 +87,24 @@ def _threads() -> int:
     return min(int(asked), usable) if asked.isdecimal() and int(asked) > 0 else usable
 
 
+def _path(find: Callable[[], str]) -> str | None:
+    try:
+        return find()
+    except FileNotFoundError:
+        return None
+
+
 def info() -> dict[str, Any]:
     """What is installed and what this machine offers.
 
     Returns
     -------
     dict
-        ``version``, ``backends`` (the default first), ``missing`` (why the others do not work, by name), ``isa`` (the
-        instruction set in use; None without the compiled kernels), ``isas`` (those that work here, slowest first),
-        ``threads``, ``numpy``, ``python``.
+        ``version``, ``build`` (``compiler``, ``flags`` and ``openmp``: the date of its specification, 0 without; None
+        without the compiled kernels), ``backends`` (the default first), ``missing`` (why others do not work here),
+        ``isa`` (the instruction set in use; None without the compiled kernels), ``isas`` (those that work here, slowest
+        first), ``threads``, ``include`` and ``library`` (the folder of the C header and the library; None where they
+        have not been built), ``numpy``, ``python``.
 
     Raises
     ------
@@ -72,30 +113,40 @@ def info() -> dict[str, Any]:
     """
     isa: str | None = None
     isas: list[str] = []
+    build: dict[str, str | int] | None = None
     if "cpp" in kernels.backends():
         from fastgc import _core
 
-        isa, isas = _core.isa(), list(_core.isas())
+        isa, isas, build = _core.isa(), list(_core.isas()), dict(_core.build)
     return {
         "version": fastgc.__version__,
+        "build": build,
         "backends": list(kernels.backends()),
         "missing": kernels.missing_backends(),
         "isa": isa,
         "isas": isas,
         "threads": _threads(),
+        "include": _path(native.get_include),
+        "library": _path(native.get_library),
         "numpy": np.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
     }
 
 
 def _info_text(values: dict[str, Any]) -> str:
+    build = values["build"] or {"compiler": "none", "flags": "none", "openmp": 0}
     rows = [
         ("fastgc", values["version"]),
+        ("compiler", build["compiler"]),
+        ("flags", build["flags"]),
+        ("OpenMP", str(build["openmp"] or "none: calls run on one thread")),
         ("backends", ", ".join(values["backends"]) or "none"),
-        *((f"no {name}", reason) for name, reason in values["missing"].items()),
+        *((f"no {name}", why) for name, why in values["missing"].items()),
         ("instruction set", values["isa"] or "none: the compiled kernels are missing"),
         ("available", ", ".join(values["isas"]) or "none"),
         ("threads", str(values["threads"])),
+        ("include", values["include"] or "none: not built"),
+        ("library", values["library"] or "none: not built"),
         ("NumPy", values["numpy"]),
         ("Python", values["python"]),
     ]
@@ -147,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "info":
             values = info()
             print(json.dumps(values, indent=2) if options.json else _info_text(values))
+        elif options.command == "config":
+            _print_config(options.wanted)
         else:
             subjects = every(options.up_to) if options.up_to else examples()
             if options.json:
@@ -156,6 +209,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     return 0

@@ -1,24 +1,46 @@
-"""Where the package's header and its library without Python lie, for programs in C and other languages."""
+"""Where the package's header and its library without Python lie, for programs in C and other languages.
+
+The package's folder is a prefix as pkg-config and CMake know them: ``include``, ``lib``, ``lib/pkgconfig`` and
+``lib/cmake/fastgc``. Nothing in it holds an absolute path, so it can be moved.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-__all__ = ["get_cuda_sources", "get_include", "get_library"]
+__all__ = ["get_cuda_sources", "get_include", "get_library", "get_path", "get_prefix"]
 
 _PACKAGE = Path(__file__).resolve().parent
-_LIBRARY = {"win32": "fastgc.dll", "darwin": "libfastgc.dylib"}.get(sys.platform, "libfastgc.so")
+LIBRARY = {"win32": "fastgc.dll", "darwin": "libfastgc.dylib"}.get(sys.platform, "libfastgc.so")
 
 
-def _existing(path: Path) -> Path:
+def get_path(*parts: str) -> str:
+    """A folder or file of the package.
+
+    Parameters
+    ----------
+    *parts : str
+        Names from the package's folder on.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    FileNotFoundError
+        A source tree on the path whose extension has not been built.
+    """
+    path = _PACKAGE.joinpath(*parts)
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there; this is a source tree whose extension has not been built")
-    return path
+    return str(path)
 
 
 def get_include() -> str:
-    """The folder of the header ``fastgc.h``, for a compiler's option ``-I``.
+    """The folder of the headers ``fastgc.h`` and ``fastgc.hpp``, for a compiler's option ``-I``.
 
     Returns
     -------
@@ -30,7 +52,7 @@ def get_include() -> str:
     FileNotFoundError
         A source tree on the path whose extension has not been built.
     """
-    return str(_existing(_PACKAGE / "include" / "fastgc.h").parent)
+    return os.path.dirname(get_path("include", "fastgc.h"))
 
 
 def get_library() -> str:
@@ -48,15 +70,34 @@ def get_library() -> str:
     FileNotFoundError
         As in `get_include`.
     """
-    return str(_existing(_PACKAGE / "lib" / _LIBRARY))
+    return get_path("lib", LIBRARY)
 
 
-def get_cuda_sources() -> str:
-    """The folder of the CUDA sources, which are compiled where they are used.
+def get_prefix() -> str:
+    """The folder that holds ``include`` and ``lib``, for ``CMAKE_PREFIX_PATH``.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     FileNotFoundError
         As in `get_include`.
     """
-    return str(_existing(_PACKAGE / "include" / "cuda"))
+    return os.path.dirname(get_path("lib"))
+
+
+def get_cuda_sources() -> str:
+    """The folder of the CUDA sources, which are compiled where they are used.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    FileNotFoundError
+        As in `get_include`.
+    """
+    return get_path("include", "cuda")

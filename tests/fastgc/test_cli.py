@@ -42,12 +42,29 @@ def test_info_as_json() -> None:
     result = run("info", "--json", OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     values = json.loads(result.stdout)
-    assert set(values) == {"version", "backends", "missing", "isa", "isas", "threads", "numpy", "python"}
+    assert set(values) == {
+        "version", "build", "backends", "missing", "isa", "isas", "threads", "include", "library", "numpy", "python",
+    }  # fmt: skip
     assert values["threads"] == 1
     assert values["missing"] == kernels.missing_backends()
     if "cpp" in values["backends"]:
         assert values["isa"] in values["isas"]
         assert "portable" in values["isas"]
+        assert set(values["build"]) == {"compiler", "flags", "openmp"}
+        assert "-ffp-contract=off" in values["build"]["flags"]
+        assert values["library"] == fastgc.get_library()
+        assert values["include"] == fastgc.get_include()
+
+
+@pytest.mark.skipif("cpp" not in kernels.backends(), reason="the compiled kernels are missing")
+def test_config() -> None:
+    result = run("config", "--cflags", "--libs")
+    assert (result.returncode, result.stderr) == (0, "")
+    folder = os.path.dirname(fastgc.get_library())
+    assert result.stdout.split() == [f"-I{fastgc.get_include()}", f"-L{folder}", f"-Wl,-rpath,{folder}", "-lfastgc"]
+    for option, name in (("--cmakedir", "fastgc-config.cmake"), ("--pkgconfigdir", "fastgc.pc"), ("--prefix", "lib")):
+        assert os.path.exists(os.path.join(run("config", option).stdout.strip(), name))
+    assert run("config", "--library").stdout.strip() == fastgc.get_library()
 
 
 @pytest.mark.skipif("cpp" not in kernels.backends(), reason="the compiled kernels are missing")
@@ -114,6 +131,8 @@ WRONG = [
     ((), "COMMAND"),
     (("plant",), "'plant'"),
     (("info", "--yaml"), "--yaml"),
+    (("config",), "--cflags"),
+    (("config", "--flags"), "--flags"),
     (("codes", "8"), "8"),
     (("codes", "--up-to", "17"), "17"),
     (("codes", "--up-to", "many"), "many"),

@@ -1,0 +1,98 @@
+// fastgc.h for C++17: element types from pointers, sizes from containers, exceptions for statuses. Header only.
+#ifndef FASTGC_HPP
+#define FASTGC_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <type_traits>
+#include <vector>
+
+#include "fastgc.h"
+
+namespace fastgc {
+
+// What a call threw out: its status, and fastgc_error_message() as what().
+class error : public std::runtime_error {
+  public:
+    explicit error(int status) : std::runtime_error(fastgc_error_message()), status_(status) {}
+    int status() const noexcept { return status_; }
+
+  private:
+    int status_;
+};
+
+inline void check(int status) {
+    if (status != FASTGC_OK) throw error(status);
+}
+
+// The fastgc_type of T. To use a 16-bit type of yours, specialise it.
+template <class T>
+struct type_of;
+template <>
+struct type_of<float> {
+    static constexpr int value = FASTGC_FLOAT32;
+};
+template <>
+struct type_of<double> {
+    static constexpr int value = FASTGC_FLOAT64;
+};
+
+// A row-major matrix that someone else holds: its elements must outlive it.
+template <class T>
+struct matrix {
+    T* data;
+    std::int64_t rows, columns;
+    T* operator[](std::int64_t row) const { return data + row * columns; }
+};
+
+struct options {
+    bool accumulate = false;
+    int threads = 0;
+};
+
+// outputs = coefficients times inputs, row by row.
+template <class C, class In, class Out>
+void lincomb(matrix<C> coefficients, matrix<In> inputs, matrix<Out> outputs, options how = {}) {
+    using std::remove_const_t;
+    if (coefficients.rows != outputs.rows || coefficients.columns != inputs.rows || inputs.columns != outputs.columns)
+        throw std::invalid_argument("fastgc::lincomb: the shapes of coefficients, inputs and outputs do not match");
+    check(fastgc_lincomb_strided(type_of<remove_const_t<C>>::value, coefficients.data, coefficients.rows,
+                                 coefficients.columns, type_of<remove_const_t<In>>::value, inputs.data,
+                                 inputs.columns * static_cast<std::int64_t>(sizeof(In)), type_of<Out>::value,
+                                 outputs.data, outputs.columns * static_cast<std::int64_t>(sizeof(Out)), inputs.columns,
+                                 how.accumulate, how.threads));
+}
+
+// The same for rows that lie anywhere, each of `length`.
+template <class C, class In, class Out>
+void lincomb(matrix<C> coefficients, const std::vector<In*>& inputs, const std::vector<Out*>& outputs,
+             std::int64_t length, options how = {}) {
+    using std::remove_const_t;
+    if (static_cast<std::size_t>(coefficients.rows) != outputs.size() ||
+        static_cast<std::size_t>(coefficients.columns) != inputs.size())
+        throw std::invalid_argument("fastgc::lincomb: the shapes of coefficients, inputs and outputs do not match");
+    const std::vector<const void*> from(inputs.begin(), inputs.end());
+    const std::vector<void*> to(outputs.begin(), outputs.end());
+    check(fastgc_lincomb(type_of<remove_const_t<C>>::value, coefficients.data, coefficients.rows, coefficients.columns,
+                         type_of<remove_const_t<In>>::value, from.data(), type_of<Out>::value, to.data(), length,
+                         how.accumulate, how.threads));
+}
+
+// The weights of survivors, k x (number of survivors): the inverse of their rows of the generator, or with survivors to
+// spare the pseudoinverse.
+inline std::vector<double> decoding_weights(matrix<const double> generator,
+                                            const std::vector<std::int64_t>& survivors) {
+    const std::int64_t k = generator.columns, q = static_cast<std::int64_t>(survivors.size());
+    std::vector<double> weights(static_cast<std::size_t>(k) * survivors.size());
+    if (q == k)
+        check(fastgc_decoding_weights(generator.data, generator.rows, k, survivors.data(), 1, weights.data(), 0));
+    else
+        check(fastgc_least_norm_weights(generator.data, generator.rows, k, survivors.data(), 1, q, nullptr, k,
+                                        weights.data(), 0));
+    return weights;
+}
+
+}  // namespace fastgc
+
+#endif

@@ -65,11 +65,13 @@ py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, b
         value_error("coefficients: expected " + std::to_string(in.count()) +
                     " columns, one for each input, got shape " + c.shape());
     const fastgc::Options how = options(threads, isa);
-    if (out.is_none()) {
+    const bool made = out.is_none();
+    if (made) {
         if (accumulate) value_error("out: must be given to accumulate into");
-        out = py::array(py::reinterpret_borrow<py::dtype>(in.type), std::vector<Index>{c.rows(), in.length});
+        out = make_output(in, {c.rows(), in.length});
     }
     const Rows result = rows_view(out, "out", Access::write);
+    require_library(result, in.library);
     require_output(result, in.element, "inputs");
     require_shape(result, c.rows(), in.length);
     Overlap(result).check(in);
@@ -79,6 +81,7 @@ py::object lincomb(py::handle coefficients, py::handle inputs, py::object out, b
         fastgc::lincomb<In, Out>(c.data(), c.rows(), c.columns(), in.as<In>(), result.as<Out>(), in.length, accumulate,
                                  how);
     });
+    if (!made) note_written(result, out);
     return out;
 }
 
@@ -91,11 +94,13 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
                     " rows, one for each gradient, got shape " + c.shape());
     const Index length = fastgc::block_length(in.length, c.columns());
     const fastgc::Options how = options(threads, isa);
-    if (out.is_none()) {
+    const bool made = out.is_none();
+    if (made) {
         if (accumulate) value_error("out: must be given to accumulate into");
-        out = py::array(py::reinterpret_borrow<py::dtype>(in.type), std::vector<Index>{length});
+        out = make_output(in, {length});
     }
     const Rows result = vector_rows(out, "out", Access::write);
+    require_library(result, in.library);
     require_output(result, in.element, "gradients");
     require_shape(result, 1, length);
     Overlap(result).check(in);
@@ -105,6 +110,7 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
         fastgc::encode<In, Out>(c.data(), c.rows(), c.columns(), in.as<In>(), in.length, result.as<Out>()[0],
                                 accumulate, how);
     });
+    if (!made) note_written(result, out);
     return out;
 }
 
@@ -122,6 +128,7 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
     for (std::size_t g = 0; g < weight_items.size(); ++g) {
         const Index number = static_cast<Index>(g);
         rows.push_back(rows_view(message_items[g], {"messages", number}, Access::read));
+        require_library(rows[g], rows[0].library);
         require_element(rows[g], rows[0].element, "messages[0]");
         matrices.push_back(coefficients_view(weight_items[g], {"weights", number}, rows[g].element));
         if (matrices[g].rows() != matrices[0].rows() || matrices[g].columns() != rows[g].count())
@@ -130,8 +137,10 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
         require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].rows()));
     }
     const fastgc::Options how = options(threads, isa);
-    if (out.is_none()) out = py::array(py::reinterpret_borrow<py::dtype>(rows[0].type), std::vector<Index>{total});
+    const bool made = out.is_none();
+    if (made) out = make_output(rows[0], {total});
     const Rows result = vector_rows(out, "out", Access::write);
+    require_library(result, rows[0].library);
     require_output(result, rows[0].element, "messages");
     require_shape(result, 1, total);
     const Overlap overlap(result);
@@ -145,6 +154,7 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
         fastgc::decode<In, Out>(groups.data(), static_cast<Index>(groups.size()), matrices[0].rows(), total,
                                 result.as<Out>()[0], how);
     });
+    if (!made) note_written(result, out);
     return out;
 }
 
@@ -159,10 +169,11 @@ bool truth(PyObject* value) {
     return truth != 0;
 }
 
-// Whether an argument is NumPy's or numbers of Python, as far as its first item tells. Arrays of other libraries take
-// the way through fastgc.arrays; so does what is nothing of the kind, to be refused there.
+// Whether an argument is NumPy's or numbers of Python, or what a library exchanges with C, as far as its first item
+// tells. Other arrays take the way through fastgc.arrays; so does what is nothing of the kind, to be refused there.
 bool is_native(PyObject* value, int depth) {
     if (py::isinstance<py::array>(value) || PyFloat_Check(value) || PyLong_Check(value)) return true;
+    if (is_exchanged(value)) return true;
     if (depth == 0 || !(PyList_Check(value) || PyTuple_Check(value))) return false;
     const auto first = py::reinterpret_steal<py::object>(PySequence_GetItem(value, 0));
     if (!first) PyErr_Clear();  // nothing in it

@@ -45,6 +45,8 @@ PyObject* call(PyObject* object, PyObject* const* arguments, std::size_t flagged
         return PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     try {
         return self.run(values.data());
+    } catch (const Unsuitable&) {
+        return PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     } catch (py::error_already_set& error) {
         error.restore();
     } catch (const py::builtin_exception& error) {

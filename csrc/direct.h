@@ -19,6 +19,12 @@ constexpr std::size_t kMostParameters = 6;
 using Run = PyObject* (*)(PyObject* const* values);
 using Suits = bool (*)(PyObject* const* values);  // must not throw
 
+// Thrown by `run`, before anything is written: the values do not suit, as it has turned out.
+struct Unsuitable : pybind11::type_error {
+    Unsuitable()
+        : pybind11::type_error("arrays: expected a list or a tuple of arrays that can be viewed as they lie") {}
+};
+
 struct Parameters {
     std::array<const char*, kMostParameters> names{};
     std::size_t count = 0, required = 0, positional = 0;

@@ -17,6 +17,8 @@
 
 #include "arguments.h"
 #include "core.h"
+#include "direct.h"
+#include "dlpack.h"
 
 namespace fastgc {
 namespace views {
@@ -112,7 +114,7 @@ class Few {
 };
 
 // Rows of numbers in memory: what a 2-D array, or a sequence of 1-D arrays, is to the kernels. A caller holds what it
-// gave; `owners` holds the items of a sequence, which may change meanwhile, and copies.
+// gave; `owners` holds the items of a sequence, which may change meanwhile, and copies. `library` is null for NumPy.
 struct Rows {
     Name name;
     Element element = Element::f32;
@@ -120,6 +122,7 @@ struct Rows {
     Few<char*> data;
     std::vector<py::object> owners;
     py::handle type;
+    const dlpack::Library* library = nullptr;
 
     explicit Rows(const Name& argument) : name(argument) {}
     Index count() const { return data.size(); }
@@ -164,8 +167,49 @@ inline void append(Rows& rows, py::handle array, const Name& name, Access access
     for (Index i = 0; i < count; ++i) rows.data.append(view->data + i * stride);
 }
 
+// Appends the rows of an array of another library, or is Unsuitable: what takes copies or messages is done in Python.
+inline void append_exchanged(Rows& rows, py::handle object, int dimensions, Access access) {
+    const dlpack::Library* const library = dlpack::find(Py_TYPE(object.ptr()));
+    if (library == nullptr || (rows.count() > 0 && rows.library != library)) throw Unsuitable{};
+    // Where nothing is known of gradients, nothing is known of who may write either.
+    if ((access == Access::write && !library->has_gradients) || !is_plain(*library, object.ptr())) throw Unsuitable{};
+    dlpack::Tensor view;
+    if (!dlpack::view(*library, object.ptr(), view)) throw Unsuitable{};
+    if (view.ndim != dimensions || view.type.lanes != 1) throw Unsuitable{};
+    Element element = Element::f32;
+    if (view.type.code == dlpack::kBfloat && view.type.bits == 16)
+        element = Element::bf16;
+    else if (view.type.code == dlpack::kFloat && view.type.bits == 16)
+        element = Element::f16;
+    else if (view.type.code == dlpack::kFloat && view.type.bits == 64)
+        element = Element::f64;
+    else if (view.type.code != dlpack::kFloat || view.type.bits != 32)
+        throw Unsuitable{};
+    const Index length = view.shape[dimensions - 1];
+    const Index size = static_cast<Index>(size_of(element));
+    if (rows.count() == 0) {
+        rows.element = element;
+        rows.length = length;
+        rows.library = library;
+    }
+    const bool adjacent = length <= 1 || view.strides[dimensions - 1] == 1;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(view.begin()) % static_cast<std::size_t>(size) == 0;
+    if (element != rows.element || length != rows.length || !adjacent || !aligned) throw Unsuitable{};
+    const Index count = dimensions == 2 ? view.shape[0] : 1;
+    const Index stride = dimensions == 2 ? view.strides[0] * size : 0;
+    for (Index i = 0; i < count; ++i) rows.data.append(view.begin() + i * stride);
+}
+
+inline bool is_exchanged(py::handle object) { return dlpack::find(Py_TYPE(object.ptr())) != nullptr; }
+
 inline void append_vector(Rows& rows, py::handle object, const Name& name, Access access) {
-    if (!py::isinstance<py::array>(object)) type_error(name + ": expected a 1-D NumPy array, got " + type_name(object));
+    if (py::isinstance<py::array>(object)) {
+        if (rows.library != nullptr) throw Unsuitable{};
+    } else if (rows.library != nullptr || (rows.count() == 0 && is_exchanged(object))) {
+        return append_exchanged(rows, object, 1, access);
+    } else {
+        type_error(name + ": expected a 1-D NumPy array, got " + type_name(object));
+    }
     if (proxy(object).nd != 1) value_error(name + ": expected a 1-D array, got shape " + shape_of(object));
     append(rows, object, name, access);
 }
@@ -185,6 +229,8 @@ inline Rows rows_view(py::handle object, const Name& name, Access access) {
     if (py::isinstance<py::array>(object)) {
         if (proxy(object).nd != 2) value_error(name + ": expected 2 dimensions, got shape " + shape_of(object));
         append(rows, object, name, access);
+    } else if (is_exchanged(object)) {
+        append_exchanged(rows, object, 2, access);
     } else {
         rows.owners = items_of(object, name, "a 2-D array or a sequence of 1-D arrays");
         const auto given = static_cast<Index>(rows.owners.size());  // copies are added
@@ -194,6 +240,26 @@ inline Rows rows_view(py::handle object, const Name& name, Access access) {
     if (rows.count() == 0) value_error(name + ": expected at least one row, got none");
     if (rows.length == 0) value_error(name + ": rows have length 0");
     return rows;
+}
+
+// A new array for results, of the inputs' library and element type.
+inline py::object make_output(const Rows& inputs, std::initializer_list<Index> shape) {
+    if (inputs.library == nullptr)
+        return py::array(py::reinterpret_borrow<py::dtype>(inputs.type), std::vector<Index>(shape));
+    std::int64_t sizes[2] = {0, 0};
+    std::copy(shape.begin(), shape.end(), sizes);
+    const std::uint8_t code = inputs.element == Element::bf16 ? dlpack::kBfloat : dlpack::kFloat;
+    const dlpack::DataType type{code, static_cast<std::uint8_t>(8 * size_of(inputs.element)), 1};
+    return dlpack::make(*inputs.library, type, static_cast<std::int32_t>(shape.size()), sizes);
+}
+
+inline void require_library(const Rows& rows, const dlpack::Library* library) {
+    if (rows.library != library) throw Unsuitable{};
+}
+
+// Tells a library that an array it knew has other numbers now.
+inline void note_written(const Rows& rows, py::handle out) {
+    if (rows.library != nullptr) py::module_::import("fastgc.arrays").attr("written")(out);
 }
 
 inline Rows vector_rows(py::handle object, const Name& name, Access access) {
@@ -239,7 +305,8 @@ class Overlap {
 class Matrix {
   public:
     Matrix(py::handle object, const Name& name) {
-        if (!py::isinstance<py::array>(object) || !read(object)) {
+        const bool known = py::isinstance<py::array>(object) ? read(object) : is_exchanged(object) && exchange(object);
+        if (!known) {
             const py::array array = py::array::ensure(object);
             if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
                 type_error(name + ": expected real numbers, got " +
@@ -272,18 +339,33 @@ class Matrix {
         }
         copy_.resize(size());
         if (type.type_num == float64)
-            copy_from<double>(view);
+            copy_from<double>(view.data, view.strides[0], view.strides[1]);
         else
-            copy_from<float>(view);
+            copy_from<float>(view.data, view.strides[0], view.strides[1]);
+        return true;
+    }
+    // The same for an array of another library.
+    bool exchange(py::handle array) {
+        const dlpack::Library& library = *dlpack::find(Py_TYPE(array.ptr()));
+        dlpack::Tensor view;
+        if (!is_plain(library, array.ptr()) || !dlpack::view(library, array.ptr(), view)) throw Unsuitable{};
+        if (view.ndim != 2 || view.type.code != dlpack::kFloat || view.type.bits < 32 || view.type.lanes != 1)
+            throw Unsuitable{};
+        rows_ = view.shape[0];
+        columns_ = view.shape[1];
+        copy_.resize(size());
+        if (view.type.bits == 64)
+            copy_from<double>(view.begin(), 8 * view.strides[0], 8 * view.strides[1]);
+        else
+            copy_from<float>(view.begin(), 4 * view.strides[0], 4 * view.strides[1]);
         return true;
     }
     template <class T>
-    void copy_from(const py::detail::PyArray_Proxy& view) {
+    void copy_from(const char* data, Index row, Index column) {
         double* to = copy_.begin();
         for (Index i = 0; i < rows_; ++i)
             for (Index j = 0; j < columns_; ++j)
-                *to++ = static_cast<double>(
-                    *reinterpret_cast<const T*>(view.data + i * view.strides[0] + j * view.strides[1]));
+                *to++ = static_cast<double>(*reinterpret_cast<const T*>(data + i * row + j * column));
     }
     py::object owner_;
     Few<double> copy_;

@@ -84,8 +84,9 @@ def element_type(name: str, value: npt.DTypeLike) -> np.dtype[Any]:
 
 
 def message(name: str, value: Any, length: int, dtype: np.dtype[Any] | None) -> np.dtype[Any]:
-    """Check a 1-D array of the given length and element type (any allowed one for None); return the type."""
-    value = arrays.view(name, value)
+    """Check a view of the given length and element type (any allowed one for None); return the type."""
+    if not isinstance(value, np.ndarray) and not arrays.origin(name, value).native:
+        arrays.NUMPY.view(name, value)  # which says what is wrong
     if value.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), not {value.shape}")
     if dtype is None:

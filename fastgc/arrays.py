@@ -118,8 +118,7 @@ class Origin(ABC):
         """
         if out is not None:
             run(self.rows("out", out, write=True))
-            for array in out if isinstance(out, (list, tuple)) else (out,):
-                self.written(array)
+            written(out)
             return out
         made = None
         if like is not None:
@@ -340,6 +339,12 @@ def origin_of_rows(name: str, rows: Any) -> Origin:
 def view(name: str, array: Any) -> View:
     """An array of any library as the kernels see it; see `Origin.view`."""
     return array if isinstance(array, np.ndarray) else origin(name, array).view(name, array)
+
+
+def written(arrays: Any) -> None:
+    """Tell the library of an array, or of a list of arrays, that their numbers have changed; see `Origin.written`."""
+    for array in arrays if isinstance(arrays, (list, tuple)) else (arrays,):
+        origin("out", array).written(array)
 
 
 def overlap(a: View, b: View) -> bool:

@@ -565,7 +565,8 @@ class GradientCode:
         if not isinstance(messages, Mapping):
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         present = sorted(_checks.members("messages", messages, self.workers))
-        if present:
+        where: arrays.Origin = arrays.NUMPY
+        if present and not isinstance(messages[present[0]], np.ndarray):
             where = arrays.origin(f"messages[{present[0]}]", messages[present[0]])
             if not where.native:
                 decoded: npt.NDArray[Any] | Verified

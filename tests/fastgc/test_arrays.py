@@ -300,6 +300,9 @@ def test_gradient_codes_do_not_mix_libraries(name: str) -> None:
     refused(r"gradients\[3\]\[0\]: expected", SCHEME.encode, 0, [*([o] for o in ours[:3]), [g[3]]], layout=layout)
     refused(r"out: expected an array of", SCHEME.encode, 0, ours, np.empty(16, np.float32))
     refused(r"messages\[4\]: expected", SCHEME.decode, {0: lib.make(message), 1: lib.make(message), 4: message}, 31)
+    mixed = {0: message, 1: message, 4: message, 5: lib.make(message)}
+    for verify in (False, True):
+        refused(r"messages.*: expected", SCHEME.decode, mixed, 31, verify=verify)
     collector = SCHEME.collector(31, np.float32)
     collector.add(0, message)
     refused("message: expected an array of NumPy", collector.add, 1, lib.make(message))
@@ -450,6 +453,55 @@ class TestTorch:
         versions = [row._version for row in rows]
         kernels.lincomb([[1.0], [2.0]], self.torch.zeros((1, 8)), rows)
         assert all(row._version > version for row, version in zip(rows, versions, strict=True))
+
+    @pytest.mark.skipif("cpp" not in kernels.backends(), reason="the compiled kernels are missing")
+    def test_plain_tensors_go_to_the_core_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By DLPack's C interface: the way through Python, which is the same for all others, is not taken."""
+        if not hasattr(self.torch.Tensor, "__dlpack_c_exchange_api__"):
+            pytest.skip("this PyTorch does not offer DLPack's C interface")
+
+        class Detour(Exception):
+            pass
+
+        def detour(*_: Any) -> None:
+            raise Detour
+
+        lib = library("torch")
+        monkeypatch.setattr(arrays, "origin_of_rows", detour)
+        c, w = numbers((2, 3), np.float64, 1), numbers((1, 3), np.float64, 2)
+        for dtype in lib.dtypes:
+            x = numbers((3, 50), dtype)
+            wanted = kernels.lincomb(c, x)
+            for rows in (lib.make(x), [lib.make(row) for row in x], lib.make(np.ascontiguousarray(x[:, ::-1]))[:, :]):
+                expected = wanted if isinstance(rows, list) or same_bits(lib.read(rows), x) else wanted[:, ::-1]
+                for matrix in (c, c.tolist(), lib.make(c), lib.make(c.T.copy()).T):
+                    made = kernels.lincomb(matrix, rows)
+                    assert lib.owns(made)
+                    assert not made.requires_grad
+                    assert same_bits(lib.read(made), np.ascontiguousarray(expected))
+                out = lib.make(np.full_like(wanted, np.nan))
+                assert kernels.lincomb(c, rows, out) is out
+                assert same_bits(lib.read(out), np.ascontiguousarray(expected))
+                kernels.lincomb(c, rows, list(out), accumulate=True)
+            assert same_bits(lib.read(kernels.encode(c.T, lib.make(x))), kernels.encode(c.T, x))
+            got = kernels.decode([w, w], [lib.make(x), list(lib.make(x))], 50)
+            assert same_bits(lib.read(got), kernels.decode([w, w], [x, x], 50))
+        x = self.torch.ones((3, 50))
+        aside = [
+            self.torch.nn.Parameter(x), x.clone().requires_grad_(), x.t().contiguous().t(), x.to_sparse(), x.int(),
+            self.torch.ones((3, 50), device="meta"), self.torch.ones((3, 50), dtype=self.torch.complex64).conj().imag,
+        ]  # fmt: skip
+        for other in aside:
+            with pytest.raises(Detour):
+                kernels.lincomb(c, other)
+        for rows in ([x[0], x[1].numpy(), x[2]], [x[0], x[1].double(), x[2]], [x[0], x[1], x[2, :49]]):
+            with pytest.raises(Detour):
+                kernels.lincomb(c, rows)
+        for out in (np.empty((2, 50), np.float32), self.torch.empty((50, 2)).t()):
+            with pytest.raises(Detour):
+                kernels.lincomb(c, x, out)
+        with pytest.raises(Detour):
+            kernels.lincomb(c, x.numpy(), self.torch.empty((2, 50)))
 
     def test_lazy_negation_and_sparse_tensors(self) -> None:
         negated = self.torch.ones((2, 8), dtype=self.torch.complex64).conj().imag

@@ -9,6 +9,7 @@ import torch
 
 from fastgc.gradient_code import GradientCode
 from fastgc.torch._parameters import Parameters
+from fastgc.torch._streams import on_current_stream
 from fastgc.verification import Noise
 
 
@@ -80,7 +81,9 @@ class GradientEncoder:
             A wrong partition; a parameter without a gradient, or with a sparse one; a model that trains other
             parameters than at the beginning. Nothing is taken and nothing cleared.
         """
-        self._encoder.add(partition, self._parameters.gradients())
+        gradients = self._parameters.gradients()
+        with on_current_stream(self._parameters.device):
+            self._encoder.add(partition, gradients)
         for parameter in self._parameters.tensors:
             if set_to_none:
                 parameter.grad = None
@@ -220,7 +223,8 @@ class GradientDecoder:
             The model trains other parameters than at the beginning.
         """
         self._parameters.check()
-        result = self._collector.gradient(self.gradient, approximate=approximate, verify=verify)
+        with on_current_stream(self._parameters.device):
+            result = self._collector.gradient(self.gradient, approximate=approximate, verify=verify)
         for parameter, piece in zip(self._parameters.tensors, self._views, strict=True):
             parameter.grad = piece
         return Decoded(self._collector.survivors, result.corrupt if isinstance(result, tuple) else ())

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fastgc import kernels
+from fastgc.torch._streams import on_current_stream
 
 ELEMENTS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -105,18 +106,22 @@ def _rows(name: str, value: Any) -> list[Any]:
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+def _compute(
+    coefficients: Any, inputs: Sequence[Any], out: Sequence[Any] | None = None, accumulate: bool = False
+) -> Any:
+    # Gradients are recorded above: that the kernel knows nothing of them is right.
+    with torch.no_grad(), on_current_stream(inputs[0].device):
+        return kernels.lincomb(
+            _matrix(coefficients),
+            _given(inputs),
+            None if out is None else _given(out),
+            accumulate=accumulate,
+            threads=torch.get_num_threads(),
+        )
+
+
 def _compute_into(coefficients: Any, inputs: Sequence[Any], out: Sequence[Any], accumulate: bool = False) -> None:
-    threads = torch.get_num_threads() if inputs[0].is_cpu else None
-    with torch.no_grad():  # gradients are recorded above, and the kernel would miss them
-        kernels.lincomb(_matrix(coefficients), _given(inputs), _given(out), accumulate=accumulate, threads=threads)
-
-
-def _compute(coefficients: Any, inputs: Sequence[Any]) -> Any:
-    if coefficients.dim() != 2:
-        raise ValueError(f"coefficients: expected 2 dimensions, got shape {tuple(coefficients.shape)}")
-    out = inputs[0].new_empty((coefficients.shape[0], inputs[0].shape[-1]))
-    _compute_into(coefficients, inputs, [out])
-    return out
+    _compute(coefficients, inputs, out, accumulate)
 
 
 def _matrix(coefficients: Any) -> Any:

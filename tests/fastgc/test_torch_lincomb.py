@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from fastgc import arrays, kernels  # noqa: E402
 from fastgc.torch import lincomb  # noqa: E402
+from fastgc.torch._streams import on_current_stream  # noqa: E402
 
 SEED = 8
 OPERATOR = torch.ops.fastgc.lincomb.default
@@ -369,3 +372,29 @@ def test_shapes_alone_are_refused_in_the_same_words(name: str, kind: type[Except
     }[name]
     with pytest.raises(kind, match=pattern):
         call()
+
+
+def test_kernels_on_a_device_keep_their_place_in_pytorchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for CuPy and for the stream: that the current one is taken, and left again."""
+    entered: list[tuple[Any, ...]] = []
+
+    class Recorder:
+        def __init__(self, *what: Any) -> None:
+            self.what = what
+
+        def __enter__(self) -> None:
+            entered.append(self.what)
+
+        def __exit__(self, *error: Any) -> None:
+            entered.append(("left", *self.what))
+
+    cuda = SimpleNamespace(Device=Recorder, ExternalStream=Recorder)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(device_index=1, cuda_stream=77))
+    with on_current_stream(torch.device("cuda", 1)):
+        assert entered == [(1,), (77, 1)]
+    assert entered[2:] == [("left", 77, 1), ("left", 1)]
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ValueError, match="inputs: lie on cuda:1, and backend 'cuda' does not work here"):
+        on_current_stream(torch.device("cuda", 1))
+    on_current_stream(torch.device("cpu")).__enter__()

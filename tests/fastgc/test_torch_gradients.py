@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import fastgc.torch  # noqa: E402
 from fastgc import CorruptMessageError, NotDecodableError, arrays, schemes  # noqa: E402
 from fastgc.torch import GradientDecoder, GradientEncoder  # noqa: E402
 
@@ -301,3 +303,14 @@ def test_what_is_refused_changes_nothing() -> None:
         decoder.decode()
     assert (decoder.gradient == 7).all()
     assert all(p.grad is g for p, g in zip(model.parameters(), kept, strict=True))
+
+
+def test_everything_public_is_documented() -> None:
+    names = set(fastgc.torch.__all__)
+    assert names == {"Decoded", "GradientDecoder", "GradientEncoder", "lincomb"}
+    page = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    section = page.partition("## `fastgc.torch`")[2].partition("\n## ")[0]
+    for owner in (fastgc.torch, GradientEncoder, GradientDecoder):
+        for name in names if owner is fastgc.torch else [n for n in vars(owner) if not n.startswith("_")]:
+            assert getattr(owner, name).__doc__
+            assert f"{name}" in section

@@ -40,7 +40,7 @@ RECENT = 5
 """Iterations that show a change, and are all that is left of the window after it."""
 SHIFT = 0.2
 """A change of less than this share is none."""
-PRIOR = 0.03
+PRIOR = 0.01
 """Weight of the guess that model and message cost the same a byte, against 1 for what was measured last."""
 BIAS = 0.15
 """Standard deviation that the replay's errors are taken to have, as a share, before any was seen."""
@@ -278,7 +278,7 @@ class ReductionPolicy:
         self._heard: list[Answer] = []
         self._seconds: list[float] = []  # of the iterations under the present reduction
         self._since = 0  # iterations under it
-        self._wait = DWELL  # so many before the next switch
+        self._wait = LEAST  # so many before the next switch
         self._probe_gap = 4 * DWELL
         self._next_probe = 0
         self._home: int | None = None  # where a trial came from

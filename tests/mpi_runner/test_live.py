@@ -35,6 +35,15 @@ def test_states_of_workers() -> None:
     assert live.state(2) == BEHIND
 
 
+def test_the_reduction_is_shown_where_it_changes() -> None:
+    live = Live("run", 4, 10)
+    for number, reduction, shown in ((1, "2", False), (2, "2", False), (3, "4", True), (4, "4", True)):
+        live.iterations([iteration(number) | {"reduction": reduction}])
+        out = io.StringIO()
+        Console(file=out, width=120).print(live)
+        assert (f"reduction {reduction}" in out.getvalue()) == shown
+
+
 @pytest.mark.parametrize("workers", [4, 12, 200])
 def test_it_fits_80_columns(tmp_path: Path, workers: int) -> None:
     write_run(tmp_path / "run", TrainConfig("uncoded", workers, 20, ""))

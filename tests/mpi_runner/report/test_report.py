@@ -126,6 +126,28 @@ def test_the_master_time_and_the_fastest_of_a_family(ten: Path) -> None:
         assert group.steps["between"] == pytest.approx(0.0003, abs=2e-6)
 
 
+def test_a_reduction_that_changes_is_drawn_and_its_switches_are_listed(tmp_path: Path) -> None:
+    run = tmp_path / "auto"
+    write_run(run, TrainConfig("grouped", 4, 30, "", {"load": 4, "reduction": "auto"}))
+    table = rows(run, "iterations.csv")
+    with (run / "iterations.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(row | {"reduction": "1" if int(row["iteration"]) < 12 else "3"} for row in table)
+    (run / "switches.csv").write_text(
+        "iteration,before,after,predicted_before,predicted_after,reason\n"
+        '12,1,3,0.050000,0.020000,"as <predicted>"\n20,3,2,nan,nan,"too few"\n'
+    )
+    write_run(tmp_path / "fixed", TrainConfig("grouped", 4, 30, "", {"load": 4, "reduction": 2}))
+    assert main(["report", str(tmp_path), "--figures", str(tmp_path / "figures")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    for shown in ("iteration 12", "reduction 1 → 3", "50.0 → 20.0 ms", "as &lt;predicted&gt;", "– → –"):
+        assert shown in page
+    assert (tmp_path / "figures" / "reductions.svg").exists()
+    (section,) = sections([read_run(tmp_path / name) for name in ("auto", "fixed")])
+    assert [group.reductions for group in section.groups] == [[1, 3], [2]]
+
+
 def test_answers_say_who_straggled_when(ten: Path) -> None:
     run = read_run(next(ten.glob("1-2-*")))  # its worker 7 is lost in iteration 334
     seconds = answer_seconds(run)

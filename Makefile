@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cuh tests/csrc/*.cpp tests/csrc/*.h bench/*.cpp)
 
-.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster soak bench clean
+.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster soak test-gpu bench clean
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
@@ -20,10 +20,10 @@ test: lint types
 	$(MAKE) --no-print-directory -j2 runner core sanitize
 
 core: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not soak" --ignore tests/mpi_runner
+	$(BIN)/python -m pytest -m "not soak and not gpu" --ignore tests/mpi_runner
 
 runner: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not soak" tests/mpi_runner
+	$(BIN)/python -m pytest -m "not soak and not gpu" tests/mpi_runner
 
 setup: $(VENV)/dev.stamp
 
@@ -56,6 +56,11 @@ pcluster: .venv-pcluster/$(PCLUSTER).stamp
 # Every promised survivor set × every length to 1000 × both element types: 32 minutes of one core.
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m soak
+
+# The CUDA backend on a machine that has a GPU, with `pip install '.[cuda13]'` or `[cuda12]` in $(VENV); no part of
+# `make test`, and a failure where there is no GPU.
+test-gpu: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m gpu tests/fastgc/kernels/test_cuda_gpu.py
 
 # Times of the kernels, against those of the run before; bench/README.md says how peers and the machine are measured.
 bench: $(VENV)/dev.stamp

@@ -195,6 +195,15 @@ class _Torch(Origin):
             return array.view(torch.int16).numpy().view(bfloat16(name))  # type: ignore[no-any-return]
         return array.numpy()  # type: ignore[no-any-return]
 
+    def compute(
+        self, run: Callable[[Any], View], like: Callable[[], tuple[Any, npt.DTypeLike]] | None, out: Any = None
+    ) -> Any:
+        if self.backend is None:
+            return super().compute(run, like, out)
+        stream = sys.modules["torch"].cuda.current_stream(self.device).cuda_stream
+        with cuda("inputs", self).on_stream(stream, self.device):
+            return super().compute(run, like, out)
+
     def give(self, result: View) -> Any:
         torch = sys.modules["torch"]
         if self.backend is not None:

@@ -369,7 +369,8 @@ def decoding_weights(
         With k <= n; all entries finite.
     patterns : array_like of int, shape (B, k) or (k,)
         Each row names k different rows of the generator. Columns of A are in the order in which it names them.
-    backend : {"cpp", "numba"}, optional
+    backend : {"cpp", "numba", "cuda"}, optional
+        ``"cuda"`` also takes CuPy's arrays, in float64 and int64, makes one, and waits for the current stream.
 
     Returns
     -------
@@ -394,8 +395,13 @@ def decoding_weights(
     """
     weights, doubtful = _backend(backend).decoding_weights(generator, patterns)
     if doubtful:
-        _look_at_ranks(generator, patterns, weights, doubtful)
+        _look_at_ranks(_fetched(generator), _fetched(patterns), _fetched(weights), doubtful)
     return weights
+
+
+def _fetched(value: Any) -> Any:
+    """A copy on the host of what the backend ``"cuda"`` took or made, other things as they are."""
+    return value.get() if hasattr(value, "__cuda_array_interface__") else value
 
 
 def least_norm_weights(

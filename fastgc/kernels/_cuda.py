@@ -30,6 +30,7 @@ __all__ = [
     "least_norm_weights",
     "lincomb",
     "missing",
+    "on_stream",
     "positions",
     "view",
 ]
@@ -139,6 +140,11 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, device: str) -> An
     """A new CuPy array on a device that is called as `fastgc.arrays` does: ``"cuda:0"``."""
     with cupy.cuda.Device(int(device.partition(":")[2])):
         return cupy.empty(shape, dtype)
+
+
+def on_stream(pointer: int, device: str) -> Any:
+    """A context in which work goes to another library's stream, by its address."""
+    return cupy.cuda.ExternalStream(pointer, int(device.partition(":")[2]))
 
 
 def _where(rows: Any) -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fastgc import kernels
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 LIBRARIES = {path.stem.removeprefix("round_trip_"): path for path in sorted(EXAMPLES.glob("round_trip_*.py"))}
 
@@ -29,6 +31,20 @@ def test_the_decoded_gradient_is_the_sum(expected: str) -> None:
     assert [name for name in rows if name.startswith("message")] == [f"message {i}" for i in range(4)]
     assert len(rows["decoded"].split()) == 10
     assert rows["decoded"] == rows["sum"]
+
+
+@pytest.mark.skipif("cuda" in kernels.backends(), reason="there is a CUDA device")
+def test_cupy_goes_as_far_as_it_can() -> None:
+    result = subprocess.run([sys.executable, str(LIBRARIES["cupy"])], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("a CUDA device is needed from here on: ")
+    assert line.endswith(kernels.missing_backends()["cuda"])
+
+
+@pytest.mark.skipif("cuda" not in kernels.backends(), reason="there is no CUDA device")
+def test_cupy_prints_the_same(expected: str) -> None:
+    assert printed(sys.executable, LIBRARIES["cupy"]) == expected
 
 
 @pytest.mark.parametrize("library", sorted(LIBRARIES.keys() - {"numpy", "cupy"}))

@@ -64,3 +64,16 @@ def test_nonsense_is_refused() -> None:
     for words in (["--rows", "11"], ["--iterations", "0"], ["--suites", "none"]):
         with pytest.raises(SystemExit):
             compressed_messages.main(words)
+
+
+def test_the_page_shows_the_committed_figures() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "compression.md").read_text("utf-8")
+    report = (root / "bench" / "results" / "compression" / "report.md").read_text("utf-8")
+    results = json.loads((root / "bench" / "results" / "compression" / "results.json").read_text("utf-8"))
+    assert set(results) == set(compressed_messages.SUITES)
+    assert report == compression_report.markdown(results)
+    measured = page[page.index("## What it does to a decoded gradient") :]
+    rows = [line for line in measured.splitlines() if line.startswith("|")]
+    assert len(rows) > 50
+    assert [row for row in rows if row not in report.splitlines()] == []

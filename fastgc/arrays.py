@@ -206,11 +206,10 @@ class _Torch(Origin):
 
     def give(self, result: View) -> Any:
         torch = sys.modules["torch"]
-        if self.backend is not None:
-            return torch.from_dlpack(result)
+        take = torch.from_numpy if self.backend is None else torch.from_dlpack
         if result.dtype.kind == "V":  # bfloat16 of ml_dtypes; its name takes microseconds to make
-            return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(result)
+            return take(result.view(np.int16)).view(torch.bfloat16)
+        return take(result)
 
     def written(self, array: Any) -> None:
         if not array.is_inference():
@@ -409,9 +408,16 @@ def _on_device(name: str, array: Any, device: str, how: str) -> tuple[str, str]:
 
 
 def cuda(name: str, where: Origin) -> Any:
-    """The backend for CUDA devices: beside what all backends have, ``view(array)``, any array of a CUDA device as a
-    CuPy array in the same memory, and ``empty(shape, dtype, device)``."""
+    """The backend for CUDA devices, or a ValueError with the reason why it does not work here.
+
+    Beside what all backends have it has ``missing()``, the reason if there is one, ``view(array)``, any array of a CUDA
+    device as a CuPy array in the same memory, and ``empty(shape, dtype, device)``.
+    """
     try:
-        return importlib.import_module("fastgc.kernels._cuda")
+        module = importlib.import_module("fastgc.kernels._cuda")
+        reason = module.missing()
     except ImportError as error:
-        raise ValueError(f"{name}: lies on {where.device}, and backend 'cuda' does not work here: {error}") from None
+        reason = str(error).partition("\n")[0]
+    if reason:
+        raise ValueError(f"{name}: lies on {where.device}, and backend 'cuda' does not work here: {reason}")
+    return module

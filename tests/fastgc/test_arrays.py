@@ -502,6 +502,16 @@ class TestTorch:
                 kernels.lincomb(c, x, out)
         with pytest.raises(Detour):
             kernels.lincomb(c, x.numpy(), self.torch.empty((2, 50)))
+        with pytest.raises(Detour):  # for NumPy's memory, in huge pages
+            kernels.lincomb(c, self.torch.ones((3, 2**19)))
+        kernels.lincomb(c, self.torch.ones((3, 2**19)), self.torch.empty((2, 2**19)))
+
+    def test_long_results(self) -> None:
+        x = numbers((2, 2**19 + 1), np.float32)
+        for rows in (self.torch.from_numpy(x), list(self.torch.from_numpy(x))):
+            made = kernels.lincomb([[1.0, 2.0], [3.0, 4.0]], rows)
+            assert library("torch").owns(made)
+            assert same_bits(made.numpy(), kernels.lincomb([[1.0, 2.0], [3.0, 4.0]], x))
 
     def test_lazy_negation_and_sparse_tensors(self) -> None:
         negated = self.torch.ones((2, 8), dtype=self.torch.complex64).conj().imag

@@ -7,6 +7,7 @@ short rows show what a call costs beyond it, long ones whether anything is copie
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import json
 import sys
@@ -21,10 +22,11 @@ import numpy.typing as npt
 
 from bench import environment
 from bench.timing import Call, Effort, Repeated, measure
-from fastgc import kernels
+from fastgc import kernels, native
 
 Array = npt.NDArray[Any]
 SHORT, LONG = 10**3, 10**7
+FLOAT32, FLOAT64 = 1, 2  # of fastgc.h
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,28 @@ def numba_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
     return partial(_then, partial(compiled, p.coefficients, p.inputs, p.out, False), p.out), np.asarray
 
 
+def c_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
+    """``fastgc_lincomb`` of the C interface. ctypes, by which it is called here, is most of a short call."""
+    try:
+        library = ctypes.CDLL(native.get_library())
+    except (FileNotFoundError, OSError) as error:
+        raise ImportError(str(error)) from None
+    p, (count, width) = problem, problem.coefficients.shape
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    rows, out = ((pointer * len(array))(*[row.ctypes.data for row in array]) for array in (p.inputs, p.out))
+    library.fastgc_lincomb.argtypes = [ctypes.c_int, pointer, number, number, ctypes.c_int, pointer, ctypes.c_int,
+                                       pointer, number, ctypes.c_int, ctypes.c_int]  # fmt: skip
+    coefficients, length = p.coefficients.ctypes.data, p.inputs.shape[1]
+    arguments = (FLOAT64, coefficients, count, width, FLOAT32, rows, FLOAT32, out, length, 0, p.threads)
+
+    def call() -> Array:
+        if library.fastgc_lincomb(*arguments) != 0:
+            raise RuntimeError("fastgc_lincomb failed")
+        return p.out
+
+    return call, np.asarray
+
+
 def _then(call: Call, result: Array) -> Array:
     call()
     return result
@@ -128,6 +152,7 @@ BRIDGES: dict[str, tuple[Bridge, str]] = {
     "JAX": (jax_new, "NumPy"),
     "DLPack (array-api-strict), out": (dlpack_out, "NumPy, out"),
     "Numba from Python, out": (numba_out, "NumPy, out"),
+    "C by ctypes, out": (c_out, "NumPy, out"),
 }
 """Each with the one that it is measured against: both make a new result, or neither does."""
 

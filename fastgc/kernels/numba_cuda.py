@@ -3,8 +3,8 @@
 The target is ``numba.cuda``, which Numba carries and the package numba-cuda, where it is developed now, replaces under
 the same name. Tests run these functions in its simulator. For speed take the backend ``"cuda"``
 (`fastgc.kernels.lincomb` on arrays of CuPy or PyTorch), whose kernels move lines and hold several rows in registers;
-this is for code that is in Numba already. Decoding weights are not here: Numba fuses products with sums on a GPU and has
-no switch for it, so that their bits would not be those of the other kernels.
+this is for code that is in Numba already. Decoding weights are not here: on a GPU Numba fuses products with sums and
+has no switch for it, so that their bits would not be those of the other kernels.
 """
 
 from __future__ import annotations

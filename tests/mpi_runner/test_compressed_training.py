@@ -75,7 +75,8 @@ def test_a_run_has_the_bits_of_one_process_whoever_was_used(train: Train, data: 
     assert not np.array_equal(resumed, in_one_process(first, data))
 
 
-# Worker 1 sends, before each of its own, messages that are right but for their scales: no worker writes these.
+# Worker 1 sends, before each of its own, messages that are right but for their scales: no worker writes these. In one
+# iteration its gradient is not finite.
 HOSTILE = """
 import sys
 import numpy as np
@@ -85,6 +86,12 @@ from mpi_runner import cli, session, wire, worker
 
 class Hostile(worker.Worker):
     sent = 0
+
+    def _compute(self, iteration):
+        done, spent = super()._compute(iteration)
+        if done and self._number == 1 and iteration == 3:
+            self._coders[self._reduction].coded[5] = np.inf
+        return done, spent
 
     def _send(self, kind, iteration, spent=wire.NOTHING):
         if self._number == 1 and kind == wire.RESULT:
@@ -106,22 +113,22 @@ sys.exit(status)
 """
 
 
-def test_scales_of_hostile_messages_are_refused_and_counted(data: flights.Flights, tmp_path: Path) -> None:
+def test_hostile_scales_and_overflows_are_counted_and_not_used(data: flights.Flights, tmp_path: Path) -> None:
     folder, program = tmp_path / "run", tmp_path / "hostile.py"
     program.write_text(HOSTILE)
     command = [find_mpirun(), "--with-ft", "ulfm", "--oversubscribe", "--bind-to", "none", "-n", "5"]
-    command += [sys.executable, str(program), "train", *INT8, "--iterations", "8", "--rows", str(ROWS)]
-    # Everyone is waited for, so that all of worker 1's messages are heard.
-    command += ["--scheme", "grouped", "--load", "2", "--reduction", "2", "--workers", "4", "--seed", str(SEED)]
-    command += ["--run", str(folder)]
+    command += [sys.executable, str(program), "train", *SCHEME, *INT8, "--iterations", "8", "--rows", str(ROWS)]
+    # The others are waited for, so that all of worker 1's messages are heard.
+    command += ["--seed", str(SEED), "--run", str(folder), "--delay", "slow:0.1:0,2,3"]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=LIMIT, check=False, env={**os.environ, **root}
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "summary.json").read_text())
-    assert "sent 32" in done.stdout
-    assert summary["messages"]["rejected"] == 32
+    assert "sent 28" in done.stdout
+    assert (summary["messages"]["rejected"], summary["messages"]["overflow"]) == (28, 1)
+    assert [iteration for iteration, used in enumerate(survivors(folder)) if 1 not in used] == [3]
     assert "dropped a message of worker 1: data must have int8 scales from 2**-126 to 2**120" in done.stderr
     assert summary["lost_workers"] == []
     np.testing.assert_array_equal(np.load(folder / "model.npy"), in_one_process(folder, data))

@@ -139,16 +139,17 @@ class Approximation:
     def __init__(self, data: SchemeData, exact: PatternCache) -> None:
         self._data = data
         self._exact = exact
-        numbers: dict[int, int] = {}  # groups under one code without a target have one problem
+        numbers: dict[tuple[int, int], int] = {}  # groups of equal load under one code without a target have one
         problems: list[Problem] = []
         self._number = []
         for number, group in enumerate(data.groups):
             decoder = data.decoders[group.decoder]
             shared = isinstance(decoder, LinearDecoder) and decoder.target is None
-            if not shared or group.decoder not in numbers:
-                numbers[group.decoder] = len(problems)
+            kind = group.decoder, len(data.assignment[group.workers[0]])
+            if not shared or kind not in numbers:
+                numbers[kind] = len(problems)
                 problems.append(problem_of(data, number))
-            self._number.append(numbers[group.decoder])
+            self._number.append(numbers[kind])
         self._problems = tuple(problems)
         self.patterns = PatternCache(self._problems, self._keys_of_sets)
         self._probability = lru_cache(maxsize=1024)(self._decoding_probability)

@@ -36,7 +36,7 @@ def order(position: int, workers: int, parts: int) -> tuple[int, ...]:
     """The parts in the order in which the worker at a position of its group of `workers` does them.
 
     Starts are spread evenly over the parts. In a group of even size neighbours go in opposite directions, and meet
-    where the slower one has come to (the staircase of Amiri and Gündüz 2019, arXiv 1810.09992, from spread starts); one
+    where the slower one has come to (the staircase of Amiri and Gündüz 2018, arXiv 1810.09992, from spread starts); one
     without a partner would only do again what others have done, so that in a group of odd size all go the same way.
     Both ways the workers' first k parts have every part at least ``floor(k * workers / parts)`` times.
     """

@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastgc import _checks, codes, linalg, storage
+from fastgc import _checks, codes, linalg, shares, storage
+from fastgc._optimized import LONGEST_IN_TABLE
 from fastgc.approximate_schemes import (
     bernoulli,
     bibd,
@@ -40,6 +41,7 @@ __all__ = [
     "from_assignment",
     "from_coefficients",
     "grouped",
+    "heterogeneous",
     "ignore_stragglers",
     "load",
     "margulis",
@@ -50,6 +52,9 @@ __all__ = [
 ]
 
 Matrix = npt.NDArray[np.float64]
+
+DIRECTIONS = 200
+"""Tried by `heterogeneous`, whose code is the better for it; more gain little."""
 
 ILL_CONDITIONED = 1e-3
 """A constructor warns when a promised survivor set has a condition number times eps above this."""
@@ -66,6 +71,8 @@ def grouped(
     code: LinearCode | str | None = None,
     uneven: bool = False,
     seed: int = 0,
+    speeds: npt.ArrayLike | None = None,
+    partitions: int | None = None,
 ) -> GradientCode:
     """Groups of workers under a linear code: Kadhe, Koyluoglu and Ramchandran 2020, arXiv 2005.07184.
 
@@ -88,6 +95,13 @@ def grouped(
         of 3 for 9 workers under load 4.
     seed : int
         Of the Gaussian family.
+    speeds : array_like, shape (workers,), optional
+        Relative speeds of the workers. Groups are then of workers alike, and hold partitions in proportion to the speed
+        of their slowest worker, so that all groups are through at the same time whoever straggles. `load` is the size
+        of a group, the load of the scheme the largest number of partitions that a worker holds.
+    partitions : int, optional
+        With `speeds`, into how many partitions of equal size the data are cut; at least one a group. By default as few
+        as serve the speeds well.
 
     Raises
     ------
@@ -119,7 +133,32 @@ def grouped(
         )
     code_of = {size: _code_for(size, reduction, code, seed) for size in sorted(set(sizes))}
     label = code_of[max(sizes)].name if isinstance(code, LinearCode) else str(code or "optimized")
-    return _from_groups(f"grouped({workers}, load={load}, reduction={reduction}, code={label})", sizes, code_of)
+    name = f"grouped({workers}, load={load}, reduction={reduction}, code={label}"
+    if speeds is None:
+        if partitions is not None:
+            raise ValueError(
+                f"partitions must be left out without speeds: they are as many as workers, not {partitions}"
+            )
+        return _from_groups(name + ")", _in_order(sizes), sizes, code_of)
+    relative = shares.checked(speeds, workers)
+    members = _alike(relative, sizes)
+    slowest = [min(relative[worker] for worker in group) for group in members]
+    if partitions is None:
+        partitions = shares.chosen_partitions(slowest, 1, workers)
+    held = shares.apportioned(slowest, _checks.integer("partitions", partitions, len(members)), partitions)
+    return _from_groups(f"{name}, speeds={shares.described(relative)})", members, held, code_of)
+
+
+def _in_order(sizes: list[int]) -> list[tuple[int, ...]]:
+    """Groups of neighbours."""
+    ends = np.cumsum(sizes).tolist()
+    return [tuple(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _alike(speeds: list[float], sizes: list[int]) -> list[tuple[int, ...]]:
+    """Groups of workers of like speed, from the slowest: no others have a larger sum of slowest members."""
+    order = sorted(range(len(speeds)), key=lambda worker: (speeds[worker], worker))
+    return [tuple(sorted(order[place] for place in group)) for group in _in_order(sizes)]
 
 
 def adaptive(workers: int, load: int, *, code: str | None = None, uneven: bool = False, seed: int = 0) -> GradientCode:
@@ -167,23 +206,24 @@ def _code_for(size: int, reduction: int, code: LinearCode | str | None, seed: in
     return codes.FAMILIES[family](size, reduction, **options)
 
 
-def _from_groups(name: str, sizes: list[int], code_of: dict[int, LinearCode]) -> GradientCode:
+def _from_groups(
+    name: str, members: list[tuple[int, ...]], held: list[int], code_of: dict[int, LinearCode]
+) -> GradientCode:
+    """Groups of these workers, each with so many partitions."""
     decoders = {size: LinearDecoder(code, code.distance - 1) for size, code in code_of.items()}
     numbers = list(decoders)
-    groups, assignment, coefficients = [], [], []
-    start = 0
-    for size in sizes:
-        held = tuple(range(start, start + size))
-        groups.append(Group(held, numbers.index(size)))
-        assignment += [held] * size
-        coefficients += [np.tile(row, (size, 1)) for row in code_of[size].generator]
-        start += size
-    used = [decoders[size] for size in sizes]
+    groups, assignment, coefficients = [], {}, {}
+    for workers, own in zip(members, _in_order(held), strict=True):
+        groups.append(Group(workers, numbers.index(len(workers))))
+        for worker, row in zip(workers, code_of[len(workers)].generator, strict=True):
+            assignment[worker], coefficients[worker] = own, np.tile(row, (len(own), 1))
+    used = [decoders[len(workers)] for workers in members]
+    order = range(len(assignment))
     return _checked(
         SchemeData(
             name=name,
-            assignment=tuple(assignment),
-            coefficients=freeze(coefficients),
+            assignment=tuple(assignment[worker] for worker in order),
+            coefficients=freeze([coefficients[worker] for worker in order]),
             groups=tuple(groups),
             decoders=tuple(decoders.values()),
             stragglers=min(decoder.tolerated for decoder in used),
@@ -196,7 +236,7 @@ def _from_groups(name: str, sizes: list[int], code_of: dict[int, LinearCode]) ->
 def uncoded(workers: int) -> GradientCode:
     """Every worker holds one partition and sends its gradient; all must answer."""
     workers = _checks.integer("workers", workers, 1)
-    return _from_groups(f"uncoded({workers})", [1] * workers, {1: codes.repetition(1)})
+    return _from_groups(f"uncoded({workers})", _in_order([1] * workers), [1] * workers, {1: codes.repetition(1)})
 
 
 def ignore_stragglers(workers: int, stragglers: int) -> GradientCode:
@@ -232,7 +272,8 @@ def fractional_repetition(workers: int, stragglers: int) -> GradientCode:
     size = stragglers + 1
     _require_multiple(workers, size, "stragglers + 1")
     name = f"fractional_repetition({workers}, {stragglers})"
-    return _from_groups(name, [size] * (workers // size), {size: codes.repetition(size)})
+    sizes = [size] * (workers // size)
+    return _from_groups(name, _in_order(sizes), sizes, {size: codes.repetition(size)})
 
 
 # Schemes over all workers: worker i holds partitions i … i + load - 1, cyclically -------------------------------------
@@ -334,17 +375,30 @@ def polynomial(workers: int, stragglers: int, reduction: int = 1) -> GradientCod
 def polynomial_gaussian(workers: int, stragglers: int, reduction: int = 1, *, seed: int = 0) -> GradientCode:
     """Ye and Abbe's scheme with a random Gaussian matrix in place of the Vandermonde one (their section IV)."""
     n, s, m = _promise_with_reduction(workers, stragglers, reduction)
-    d = s + m
     generator = np.random.default_rng(_checks.integer("seed", seed, 0)).standard_normal((n, n - s))
-    target = np.eye(n - s)[n - d :]
-    encoding = np.zeros((n, n, m))
-    for j in range(n):
-        holders = (j - np.arange(d)) % n
-        others = np.setdiff1d(np.arange(n), holders)
-        # The m directions on which workers without the partition have no weight, in the basis that the target reads.
-        free = np.linalg.qr(generator[others].T, mode="complete")[0][:, n - d :] if len(others) else np.eye(n - s)
-        encoding[holders, j] = generator[holders] @ np.linalg.solve((target @ free).T, free.T).T
+    target = np.eye(n - s)[n - s - m :]
+    holders = [(j - np.arange(s + m)) % n for j in range(n)]
+    encoding = _encoding(generator, target, holders, [_free(generator, own) for own in holders])
     return _cyclic(f"polynomial_gaussian({n}, {s}, {m}, seed={seed})", encoding, s, generator=generator, target=target)
+
+
+def _free(generator: Matrix, holders: npt.NDArray[np.int64]) -> Matrix:
+    """The directions on which workers without a partition have no weight, (k, k - others)."""
+    others = np.setdiff1d(np.arange(len(generator)), holders)
+    if not len(others):
+        return np.eye(generator.shape[1])
+    return np.linalg.qr(generator[others].T, mode="complete")[0][:, len(others) :]
+
+
+def _encoding(
+    generator: Matrix, target: Matrix, holders: Sequence[npt.NDArray[np.int64]], free: Sequence[Matrix]
+) -> npt.NDArray[np.float64]:
+    """Messages are ``generator @ X`` for a sum X over partitions, each of which has the free directions of its holders
+    alone, in the basis that the target reads the gradient's blocks from."""
+    encoding = np.zeros((len(generator), len(holders), len(target)))
+    for j, (own, directions) in enumerate(zip(holders, free, strict=True)):
+        encoding[own, j] = generator[own] @ np.linalg.solve((target @ directions).T, directions.T).T
+    return encoding
 
 
 def _cyclic(
@@ -352,20 +406,92 @@ def _cyclic(
 ) -> GradientCode:
     """A scheme of one group: ``encoding[i, j, u]``, zero but for j = i … i + load - 1, and its factorisation."""
     n, _, m = encoding.shape
-    load = stragglers + m
-    assignment = tuple(tuple(sorted((i + t) % n for t in range(load))) for i in range(n))
+    assignment = tuple(tuple(sorted((i + t) % n for t in range(stragglers + m))) for i in range(n))
+    return _as_one_group(name, assignment, encoding, stragglers, generator, target)
+
+
+def _as_one_group(
+    name: str,
+    assignment: tuple[tuple[int, ...], ...],
+    encoding: npt.NDArray[np.float64],
+    stragglers: int,
+    generator: Matrix,
+    target: Matrix,
+) -> GradientCode:
     return _checked(
         SchemeData(
             name=name,
             assignment=assignment,
             coefficients=freeze([encoding[i, list(held)] for i, held in enumerate(assignment)]),
-            groups=(Group(tuple(range(n)), 0),),
+            groups=(Group(tuple(range(len(assignment))), 0),),
             decoders=(LinearDecoder(LinearCode(generator, name=name), stragglers, target),),
             stragglers=stragglers,
-            reduction=m,
+            reduction=len(target),
             exact=True,
-        )
+        ),
+        stacklevel=6,
     )
+
+
+# Workers of different speed -------------------------------------------------------------------------------------------
+
+
+def heterogeneous(
+    workers: int,
+    stragglers: int,
+    reduction: int = 1,
+    *,
+    speeds: npt.ArrayLike | None = None,
+    partitions: int | None = None,
+    seed: int = 0,
+) -> GradientCode:
+    """Partitions in proportion to the workers' speeds, each held by ``stragglers + reduction`` workers.
+
+    So all workers are through at the same time as long as nobody straggles, and any `stragglers` may. The allocation is
+    that of Wang et al. 2019 (*Heterogeneity-aware Gradient Coding for Straggler Tolerance*, arXiv 1901.09339): arcs of
+    a circle of partitions, one after the other. Their code, for a reduction of 1, is a random one. Here it is Ye and
+    Abbe's of 2018, section IV, over these arcs: for a reduction of 1 it has weights of the same family, and it shortens
+    messages as well. In the place of random numbers it has the generator of `fastgc.codes.optimized`, up to
+    16 workers, and of `DIRECTIONS` random directions that the sum can be read from the one that amplifies least.
+
+    Parameters
+    ----------
+    workers : int
+    stragglers : int
+    reduction : int
+    speeds : array_like, shape (workers,), optional
+        Relative speeds, positive; all alike by default. Who is so fast that it would hold a partition twice holds each
+        once, and the others share the rest.
+    partitions : int, optional
+        Into how many partitions of equal size the data are cut: more come closer to the speeds, and cost a call of the
+        model each. By default, from `workers` to 4 times as many, the fewest that come within 1 % of the best.
+    seed : int
+        Of the random directions and, beyond 16 workers, of a Gaussian generator.
+
+    Raises
+    ------
+    ValueError
+        Speeds that are not positive and finite, one a worker; too few partitions for everybody to hold one; numbers for
+        which the code is numerically singular.
+    """
+    n, s, m = _promise_with_reduction(workers, stragglers, reduction)
+    own = shares.checked(np.ones(n) if speeds is None else speeds, n)
+    copies = s + m
+    if partitions is None:
+        partitions = shares.chosen_partitions(own, copies, n)
+    k = _checks.integer("partitions", partitions, -(-n // copies))
+    assignment = tuple(shares.arcs(shares.apportioned(own, k * copies, k), k))
+    holders = [np.array([i for i, held in enumerate(assignment) if j in held]) for j in range(k)]
+    random = np.random.default_rng(_checks.integer("seed", seed, 0))
+    tabulated = n <= LONGEST_IN_TABLE
+    generator = codes.optimized(n, n - s).generator if tabulated else random.standard_normal((n, n - s))
+    free = {tuple(who): _free(generator, who) for who in holders}
+    draws = np.linalg.qr(random.standard_normal((DIRECTIONS, n - s, m)))[0].swapaxes(1, 2)
+    least = [np.linalg.svd(target @ np.stack([*free.values()]), compute_uv=False).min() for target in draws]
+    target = draws[int(np.argmax(least))]
+    encoding = _encoding(generator, target, holders, [free[tuple(who)] for who in holders])
+    name = f"heterogeneous({n}, {s}, {m}, seed={seed}, speeds={shares.described(own)})"
+    return _as_one_group(name, assignment, encoding, s, generator, target)
 
 
 # Anyone's own scheme --------------------------------------------------------------------------------------------------
@@ -594,6 +720,7 @@ SCHEMES: dict[str, Callable[..., GradientCode]] = {
     "cyclic_mds": cyclic_mds,
     "polynomial": polynomial,
     "polynomial_gaussian": polynomial_gaussian,
+    "heterogeneous": heterogeneous,
     "erasure_head": erasure_head,
     "bernoulli": bernoulli,
     "stochastic_block": stochastic_block,

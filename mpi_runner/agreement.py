@@ -32,6 +32,7 @@ def disagreement(
     partitions: Mapping[int, Partition],
     sampler: Sampler,
     poller: Poller,
+    parts: int = 1,
 ) -> str | None:
     """Compare the holders of the first partition that several workers hold; on the first of them, say what is wrong.
 
@@ -44,13 +45,15 @@ def disagreement(
         Rank i + 1 is worker i.
     partitions : mapping
         This worker's, by number.
+    parts : int
+        The scheme is one ``in_parts(parts)``, where each worker has so many messages.
 
     Returns
     -------
     str or None
         A complaint of one line.
     """
-    shared = _shared(scheme)
+    shared = _shared(scheme, parts)
     own = comm.Get_rank() - 1
     if shared is None or own not in shared[1]:
         return None
@@ -88,9 +91,9 @@ def difference(expected: NDArray[Any], found: NDArray[Any], who: str, partition:
     )
 
 
-def _shared(scheme: GradientCode) -> tuple[int, list[int]] | None:
+def _shared(scheme: GradientCode, parts: int) -> tuple[int, list[int]] | None:
     for partition in range(scheme.partitions):
-        holders = [worker for worker, held in enumerate(scheme.assignment) if partition in held]
+        holders = [message // parts for message, held in enumerate(scheme.assignment) if partition in held]
         if len(holders) > 1:
             return partition, holders
     return None

@@ -26,6 +26,7 @@ from mpi_runner.config import (
     UsageError,
     arguments,
     check_directory,
+    scheme_title,
 )
 from mpi_runner.experiments import Experiment
 from mpi_runner.optimizers import OPTIMIZERS
@@ -37,7 +38,7 @@ T = TypeVar("T")
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 SCHEME_OPTIONS = {
     "load": int, "reduction": int, "stragglers": int, "code": str, "uneven": bool, "decoder": str, "blocks": int,
-    "within": float, "regularized": bool,
+    "within": float, "regularized": bool, "speeds": str, "partitions": int,
 }  # fmt: skip
 TRAIN_OPTIONS = (*(field.name for field in fields(TrainConfig) if field.name != "options"), *SCHEME_OPTIONS)
 NOT_GIVEN = object()
@@ -90,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stragglers", type=int, help="workers that may be missing, where a scheme takes it")
     train.add_argument("--code", help=f"code of the grouped scheme: {', '.join(codes.FAMILIES)}")
     train.add_argument("--uneven", action="store_const", const=True, help="allow a load that does not divide workers")
+    train.add_argument(
+        "--speeds",
+        metavar="X,X,…|measured",
+        help="relative speeds of the workers, to share by (heterogeneous, grouped)",
+    )
+    train.add_argument("--partitions", type=int, help="into how many the data are cut, where speeds are given")
     train.add_argument("--decoder", help="estimate of an approximate scheme: optimal, one_step or unbiased")
     train.add_argument("--blocks", type=int, help="of stochastic_block")
     train.add_argument("--within", type=float, help="share of a load in a worker's own block (stochastic_block)")
@@ -167,6 +174,9 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         "message of the gradient's length; DELAY@ITERATION:DELAY for another from an iteration on",
     )
     parser.add_argument("--batch", type=_batch, metavar="N|all", help="examples in an iteration (default: the model's)")
+    parser.add_argument(
+        "--warm-up", type=int, default=5, metavar="N", help="gradients before, where speeds are measured (default: 5)"
+    )
     parser.add_argument("--optimizer", choices=OPTIMIZERS, help="(default: the model's)")
     parser.add_argument("--step", type=float, help="step size (default: the model's)")
     parser.add_argument("--l2", type=float, help="weight of half the squared norm (default: the model's)")
@@ -189,6 +199,13 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
         "--deadline",
         metavar="SPEC",
         help=f"take an estimate from whoever has answered by then: {deadlines.FORMS}, a quantile of the answers so far",
+    )
+    parser.add_argument(
+        "--parts",
+        type=int,
+        default=1,
+        metavar="R",
+        help="workers send after each of R parts of their work, so that slow ones count too (default: 1)",
     )
     parser.add_argument("--verify", action="store_true", help="wait for one more a group, and leave wrong messages out")
     parser.add_argument(
@@ -220,7 +237,8 @@ def _config(options: argparse.Namespace, scheme: str, scheme_options: dict[str, 
         name: getattr(options, name)
         for name in (
             "workers", "iterations", "model", "rows", "delay", "seed", "dtype", "step", "l2", "poll", "evaluate_every",
-            "message_dtype", "model_dtype", "error_feedback", "hang_deadline", "checkpoint_every", "deadline", "verify",
+            "message_dtype", "model_dtype", "error_feedback", "hang_deadline", "checkpoint_every", "deadline", "parts",
+            "verify", "warm_up",
         )
     }  # fmt: skip
     usual = MODELS[options.model]
@@ -286,7 +304,7 @@ def _train(options: argparse.Namespace) -> int:
 
     begin(config, resumed)
     command = arguments(config) + (["--resume", config.run] if resumed else [])
-    with Display(config, scheme.name, options.quiet) as display:
+    with Display(config, scheme_title(config, scheme), options.quiet) as display:
         follower = Follower(config.run, display)
         status = launch.run(config.workers + 1, Path(config.run), command, follower.look)
         figures = follower.figures() if status == 0 else None

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ ELEMENT_TYPES = ("float32", "float64")
 MESSAGE_TYPES = compression.CODECS
 MODEL_TYPES = ("float32", "float64", "bfloat16")
 MOST_WORKERS = 100_000
+MOST_PARTS = 1000
+MEASURED = "measured"
+"""In the place of speeds: they are measured in a warm-up."""
 POLLS = ("backoff", "spin")
 AUTO = "auto"
 """In the place of a reduction: it is chosen anew as the run goes on (`mpi_runner.adaptive`)."""
@@ -48,7 +51,8 @@ class TrainConfig:
     scheme : str
         A name of `fastgc.schemes.SCHEMES`.
     options : dict
-        The scheme's own options: load, reduction, stragglers, code, uneven, decoder, blocks, within, regularized.
+        The scheme's own options: load, reduction, stragglers, code, uneven, speeds, partitions, decoder, blocks,
+        within, regularized.
     workers, iterations : int
     model, data : str
         Names of `mpi_runner.problems`.
@@ -58,6 +62,8 @@ class TrainConfig:
         Examples in an iteration; 0 for all.
     delay : str
         See `mpi_runner.delays`.
+    warm_up : int
+        How often workers differentiate before the first iteration, where their speeds are measured.
     seed : int
         Of the rows' order, the batches and a model's own random choices, the delays, and the scheme where it is random.
     run : str
@@ -72,6 +78,8 @@ class TrainConfig:
         Seconds after which a silent worker counts as hung; learned by default.
     deadline : str, optional
         See `mpi_runner.deadlines`: past it an iteration goes on with an estimate. By default it waits.
+    parts : int
+        Workers send a message after each of so many parts of their work.
     verify : bool
         Wait for a worker more in every group, and see whether messages agree.
     step, l2 : float, optional
@@ -95,6 +103,7 @@ class TrainConfig:
     batch: int = 0
     delay: str = "none"
     seed: int = 0
+    warm_up: int = 5
     optimizer: str = "nesterov"
     dtype: str = "float32"
     step: float | None = None
@@ -105,6 +114,7 @@ class TrainConfig:
     poll: str = "backoff"
     hang_deadline: float | None = None
     deadline: str | None = None
+    parts: int = 1
     verify: bool = False
     evaluate_every: int = 0
     checkpoint_every: int = 100
@@ -120,8 +130,15 @@ def scheme_options(name: str) -> set[str]:
     return set(inspect.signature(schemes.SCHEMES[name]).parameters) - {"workers", "seed"}
 
 
-def build_scheme(config: TrainConfig) -> GradientCode:
-    """Make the scheme; UsageError for an unknown one, and for options that it does not take, lacks or refuses."""
+def build_scheme(config: TrainConfig, measured: Sequence[float] | None = None) -> GradientCode:
+    """Make the scheme; UsageError for an unknown one, and for options that it does not take, lacks or refuses.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    measured : sequence of float, optional
+        The workers' speeds, where the configuration has them measured; without, as if they were alike.
+    """
     constructor = schemes.SCHEMES.get(config.scheme)
     if constructor is None:
         raise UsageError(f"--scheme must be one of {', '.join(schemes.SCHEMES)}, not {config.scheme!r}")
@@ -141,18 +158,36 @@ def build_scheme(config: TrainConfig) -> GradientCode:
     if options.get("reduction") == AUTO:
         if config.scheme != "grouped":
             raise UsageError(f"--reduction must be a number, not {AUTO}, with a scheme other than grouped")
+        if given := [f"--{name}" for name in ("speeds", "partitions") if name in options]:
+            raise UsageError(f"--reduction must be a number, not {AUTO}, with {' and '.join(given)}")
         del options["reduction"]
         constructor = schemes.adaptive
     if "seed" in parameters:
         options["seed"] = config.seed
     if config.options.get("code") not in (None, *codes.FAMILIES):
         raise UsageError(f"--code must be one of {', '.join(codes.FAMILIES)}, not {config.options['code']!r}")
+    if "speeds" in options:
+        options["speeds"] = _speeds(options["speeds"], measured or [1.0] * config.workers)
     try:
         return constructor(config.workers, **options)
     except ValueError as error:
         raise UsageError(f"{config.scheme}: {error}") from None
     except MemoryError:
         raise UsageError(f"{config.scheme}: {config.workers} workers are more than memory holds") from None
+
+
+def _speeds(text: str, measured: Sequence[float]) -> Sequence[float]:
+    if text == MEASURED:
+        return measured
+    try:
+        return [float(number) for number in text.replace(":", ",").split(",")]
+    except ValueError:
+        raise UsageError(f"--speeds must be numbers with commas between them, or {MEASURED}, not {text!r}") from None
+
+
+def measures_speeds(config: TrainConfig) -> bool:
+    """Whether the scheme is made only after a warm-up."""
+    return config.options.get("speeds") == MEASURED
 
 
 def check(config: TrainConfig) -> GradientCode:
@@ -169,6 +204,11 @@ def check(config: TrainConfig) -> GradientCode:
     return scheme
 
 
+def scheme_title(config: TrainConfig, scheme: GradientCode) -> str:
+    """What a run's scheme is called before it is there."""
+    return f"{config.scheme}, speeds measured" if measures_speeds(config) else scheme.name
+
+
 def check_settings(config: TrainConfig, scheme: GradientCode) -> None:
     """What `check` looks at besides names, for a scheme that is made already."""
     _check_numbers(config)
@@ -183,11 +223,15 @@ def _check_numbers(config: TrainConfig) -> None:
         ("evaluate-every", config.evaluate_every, 0),
         ("checkpoint-every", config.checkpoint_every, 0),
         ("batch", config.batch, 0),
+        ("parts", config.parts, 1),
+        ("warm-up", config.warm_up, 1),
     ):
         if value < least:
             raise UsageError(f"--{name} must be at least {least}, not {value}")
     if config.workers > MOST_WORKERS:
         raise UsageError(f"--workers must be at most {MOST_WORKERS}, not {config.workers}")
+    if config.parts > MOST_PARTS:
+        raise UsageError(f"--parts must be at most {MOST_PARTS}, not {config.parts}")
     if config.step is not None and not 0 < config.step < float("inf"):
         raise UsageError(f"--step must be positive and finite, not {config.step}")
     if config.l2 is not None and not 0 <= config.l2 < float("inf"):
@@ -202,6 +246,10 @@ def _check_numbers(config: TrainConfig) -> None:
     for name, given in (("message-dtype", config.message_dtype), ("model-dtype", config.model_dtype)):
         if given == "float64" and config.dtype != "float64":
             raise UsageError(f"--{name} must not be wider than --dtype, which is {config.dtype}, not {given}")
+    if config.error_feedback and config.parts > 1:
+        raise UsageError(
+            f"--error-feedback does not go with --parts {config.parts}: some of a message is used, some not"
+        )
     if config.error_feedback and config.message_dtype in (None, config.dtype):
         raise UsageError(
             f"--error-feedback needs a --message-dtype narrower than --dtype, which is {config.dtype}; as they are, "
@@ -214,10 +262,13 @@ def _check_numbers(config: TrainConfig) -> None:
 
 
 def _check_partitions(config: TrainConfig, scheme: GradientCode) -> None:
-    if 0 < config.batch < scheme.partitions:
-        raise UsageError(f"--batch must be at least {scheme.partitions}, one a partition, not {config.batch}")
-    if config.rows is not None and config.rows < scheme.partitions:
-        raise UsageError(f"--rows must be at least {scheme.partitions}, one a partition, not {config.rows}")
+    if len(scheme.reductions) > 1 and config.parts > 1:
+        raise UsageError(f"--parts must be 1 where the reduction is chosen anew, not {config.parts}")
+    least, one = scheme.partitions * config.parts, "partition" if config.parts == 1 else "part of a partition"
+    if 0 < config.batch < least:
+        raise UsageError(f"--batch must be at least {least}, one a {one}, not {config.batch}")
+    if config.rows is not None and config.rows < least:
+        raise UsageError(f"--rows must be at least {least}, one a {one}, not {config.rows}")
     try:  # FASTGC_ISA may name what this machine lacks
         kernels.lincomb([[1.0]], [np.zeros(1)])
     except ValueError as error:

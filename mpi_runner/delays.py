@@ -10,14 +10,16 @@ have these forms:
 ``slow:SECONDS:WORKER,...``           the workers named are slower by SECONDS, in every iteration
 ``exponential:MEAN[:SHIFT]``          SHIFT + MEAN·e, e a unit exponential draw
 ``pareto:SCALE:SHAPE``                SCALE·u^(−1/SHAPE), u a uniform draw: a heavy tail above SCALE
+``uneven:MEAN:SHIFT:SPEED,SPEED,…``   (SHIFT + MEAN·e) / SPEED, one speed a worker: machines of different kinds
 ``markov:SECONDS:ENTER:LEAVE``        bursts: slow by SECONDS while a chain is in its slow state, which it enters with
                                       probability ENTER an iteration and leaves with LEAVE
 ``replay:DIR``                        what the run in that directory recorded, `mpi_runner.replay`
 ====================================  ==============================================================================
 
-What is drawn is the time of a unit of work. Of computing that is a partition: a worker sleeps load times as long, a
-share after each partition. Of sending it is a message as long as the gradient: a message 1/m as long takes 1/m of the
-time, between computing and sending. A fixed delay alone is served whole, whatever the work.
+What is drawn is the time of a unit of work. Of computing that is 1/n of the data for n workers, a partition under most
+schemes: a worker sleeps load times as long, a share after each partition. Of sending it is a message as long as the
+gradient: a message 1/m as long takes 1/m of the time, between computing and sending. A fixed delay alone is served
+whole, whatever the work.
 
 A new kind is a frozen dataclass with `unit`, `check` and ``__str__``, and one entry in `_FORMS`.
 """
@@ -38,8 +40,8 @@ import numpy as np
 from mpi_runner.replay import ReplayError, Trace
 
 __all__ = [
-    "Delay", "Exponential", "Fixed", "Markov", "NoDelay", "Pareto", "Replay", "Slow", "Stream", "own_speed", "parse",
-    "unit_draw",
+    "Delay", "Exponential", "Fixed", "Markov", "NoDelay", "Pareto", "Replay", "Slow", "Stream", "Uneven",
+    "own_speed", "parse", "unit_draw",
 ]  # fmt: skip
 
 SPEED = "FASTGC_SPEED"
@@ -188,6 +190,29 @@ class Exponential:
 
 
 @dataclass(frozen=True)
+class Uneven:
+    """(shift + mean·e) / speed, with a speed for each worker: machines that differ, and straggle beside."""
+
+    whole: ClassVar[bool] = False
+
+    mean: float
+    shift: float
+    speeds: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"uneven:{self.mean!r}:{self.shift!r}:{','.join(map(repr, self.speeds))}"
+
+    def unit(self, seed: int, worker: int, iteration: int, workers: int, stream: int) -> float:
+        """Return the seconds of a unit of work."""
+        return Exponential(self.mean, self.shift).unit(seed, worker, iteration, workers, stream) / self.speeds[worker]
+
+    def check(self, workers: int) -> None:
+        """Raise ValueError unless there is one speed a worker."""
+        if len(self.speeds) != workers:
+            raise ValueError(f"delay {self}: {len(self.speeds)} speeds for {workers} workers")
+
+
+@dataclass(frozen=True)
 class Pareto:
     """scale·u^(−1/shape): at least `scale`, and longer than t with probability (scale/t)^shape."""
 
@@ -304,8 +329,8 @@ class Delay:
         begun = [delay for first, delay in self.later if first <= iteration + 1]
         return begun[-1] if begun else Delay(self.computing, self.sending)
 
-    def compute_seconds(self, seed: int, worker: int, iteration: int, load: int, workers: int) -> float:
-        """Return how long `worker` sleeps over its `load` partitions in `iteration`, on a host of speed 1."""
+    def compute_seconds(self, seed: int, worker: int, iteration: int, load: float, workers: int) -> float:
+        """Return how long `worker` sleeps over its `load` n-ths of the data in `iteration`, on a host of speed 1."""
         computing = self.at(iteration).computing
         unit = computing.unit(seed, worker, iteration, workers, Stream.COMPUTING)
         return unit if computing.whole else load * unit
@@ -342,6 +367,13 @@ def _workers(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def _speeds(text: str) -> tuple[float, ...]:
+    speeds = tuple(map(_duration, text.split(",")))
+    if 0.0 in speeds:
+        raise ValueError(text)
+    return speeds
+
+
 def _shape(text: str) -> float:
     value = _duration(text)
     if value <= 1:  # the mean would be infinite
@@ -370,6 +402,7 @@ _FORMS: dict[str, _Form] = {
     "fixed": ((_duration, _count), 2, Fixed, "fixed:SECONDS:COUNT"),
     "slow": ((_duration, _workers), 2, Slow, "slow:SECONDS:WORKER,..."),
     "exponential": ((_duration, _duration), 1, Exponential, "exponential:MEAN[:SHIFT]"),
+    "uneven": ((_duration, _duration, _speeds), 3, Uneven, "uneven:MEAN:SHIFT:SPEED,..."),
     "pareto": ((_duration, _shape), 2, Pareto, "pareto:SCALE:SHAPE"),
     "markov": ((_duration, _probability, _probability), 3, Markov, "markov:SECONDS:ENTER:LEAVE"),
     "replay": ((_folder,), 1, Replay, "replay:DIR"),
@@ -377,7 +410,7 @@ _FORMS: dict[str, _Form] = {
 FORMS = " | ".join(form for *_, form in _FORMS.values())
 """All the forms of either part, for messages."""
 _CHANGE = re.compile(r"@([0-9]{1,18}):")
-_RULES = "durations in seconds, finite and >= 0; shapes > 1; probabilities from 0.0001 to 1"
+_RULES = "durations in seconds, finite and >= 0; speeds > 0; shapes > 1; probabilities from 0.0001 to 1"
 
 
 def parse(spec: str) -> Delay:

@@ -46,6 +46,7 @@ class Gathering:
     Parameters
     ----------
     scheme : GradientCode
+        Where workers send after parts of their work, the scheme `in_parts`: its "workers" are then messages.
     length : int
         Of the gradient.
     dtype : dtype

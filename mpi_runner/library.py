@@ -104,6 +104,7 @@ def train(
     resume: bool = False,
     hang_deadline: float | None = None,
     deadline: str | None = None,
+    parts: int = 1,
     verify: bool = False,
     message_dtype: str | None = None,
     model_dtype: str | None = None,
@@ -139,7 +140,7 @@ def train(
     resume : bool
         Go on from the newest checkpoint in `run`, with the same arguments but for more iterations, and what does not
         change the model.
-    delay, evaluate_every, checkpoint_every, hang_deadline, deadline, verify, message_dtype, model_dtype,
+    delay, evaluate_every, checkpoint_every, hang_deadline, deadline, parts, verify, message_dtype, model_dtype,
     error_feedback, poll
         As the command line's.
 
@@ -186,6 +187,7 @@ def train(
         checkpoint_every=checkpoint_every,
         hang_deadline=hang_deadline,
         deadline=deadline,
+        parts=parts,
         verify=verify,
         message_dtype=message_dtype,
         model_dtype=model_dtype,

@@ -88,6 +88,9 @@ class Live:
         for row in rows:
             worker, iteration = self._workers[int(row["worker"])], int(row["iteration"])
             worker.messages += 1
+            if row.get("more") == "1":  # a part: it is still at work
+                worker.used += row["outcome"] == "used"
+                continue
             worker.seconds = float(row["arrived"]) - float(row["sent"])
             if row["outcome"] in ("late", "abandoned"):  # it was given the newest model at once
                 arrived = float(row["arrived"])

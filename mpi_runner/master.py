@@ -27,7 +27,7 @@ from mpi_runner.gathering import Gathering, Taken
 from mpi_runner.optimizers import Optimizer, mean_gradient
 from mpi_runner.peers import Peers
 from mpi_runner.processes import Identity
-from mpi_runner.records import Recorded, RunRecords
+from mpi_runner.records import Recorded, RunRecords, named_parts
 from mpi_runner.transport import Poller
 from mpi_runner.wire import Header, Wire
 
@@ -63,7 +63,7 @@ class Master:
         Of the workers.
     deadline : HangDeadline
     gathering : Gathering
-        Of the messages of each iteration.
+        Of the messages of each iteration, by their numbers under ``scheme.in_parts(layout.parts)``.
     interrupted : callable
         Returns the number of a signal that asks the run to end, or None.
     with_loss : bool
@@ -101,8 +101,8 @@ class Master:
         self._gathering = gathering
         self._widened: list[Array] = []  # coded gradients in the type computed with, where messages are compressed
         if layout.codec.name != parameters.dtype.name:
-            longest = layout.message_length(min(scheme.reductions))
-            self._widened = [np.empty(longest, parameters.dtype) for _ in range(scheme.workers)]
+            longest, messages = layout.message_length(min(scheme.reductions)), scheme.workers * layout.parts
+            self._widened = [np.empty(longest, parameters.dtype) for _ in range(messages)]
         self._peers = Peers(comm, layout, scheme.workers, deadline)
         self._overflowed: list[int] = []
         self._used: Sequence[int] = ()  # whose messages were used in the iteration before
@@ -164,8 +164,8 @@ class Master:
         elapsed : float
             Seconds that they took.
         recorded : mapping, optional
-            For each iteration, from 0, its reduction and the workers whose messages are used, and no others. The
-            iteration waits for them all.
+            For each iteration, from 0, its reduction and the messages that are used, and no others. The iteration waits
+            for them all.
 
         Raises
         ------
@@ -248,7 +248,7 @@ class Master:
         self._used = taken.survivors
         self._optimizer.update(mean_gradient(taken.gradient, taken.examples, self._l2, self._optimizer.parameters))
         end = time.perf_counter()
-        for worker in taken.corrupt:
+        for worker in self._workers_of(taken.corrupt):
             self._peers.quarantine(worker, "its message contradicts the others")
         self._peers.conclude()
         self._seconds.append(end - start)
@@ -268,7 +268,8 @@ class Master:
                 "decode": decoded - ready,
                 "update": end - decoded,
                 "loss": loss,
-                "survivors": " ".join(map(str, taken.survivors)),
+                "survivors": " ".join(map(str, self._workers_of(taken.survivors))),
+                "parts": named_parts(taken.survivors, self._wire.parts),
                 "approximate": int(taken.error > 0),
                 "approximation_error": taken.error,
                 "bytes_received": self._peers.bytes_received - received_before,
@@ -332,35 +333,39 @@ class Master:
         begun, sending = time.perf_counter(), self._sending
         arrived = self._peers.arrivals()
         for worker, header, buffer in arrived:
-            outcome = self._outcome(worker, header, iteration)
+            number = worker * self._wire.parts + header.part
+            outcome = self._outcome(number, header, iteration)
             self._record(worker, header, outcome)
             if self._policy is not None and header.iteration >= 0:
                 self._policy.note(self._answer(worker, header))
-            self._gathering.note(begun - self._peers.sent_at[worker])
+            last = header.kind != wire.PART
+            if last:
+                self._gathering.note(begun - self._peers.sent_at[worker])
             if outcome == "used":
-                gradient = self._coded_gradient(worker, buffer)
-                self._gathering.add(worker, gradient, self._wire.statistics(buffer, self._reduction))
+                gradient = self._coded_gradient(number, buffer)
+                self._gathering.add(number, gradient, self._wire.statistics(buffer, self._reduction))
             elif outcome == "overflow":
                 self._overflowed.append(worker)
                 self._check_decodable(iteration)
             elif outcome != "unused":
                 self._peers.release(worker)
-                released = time.perf_counter()
-                self._peers.send_newest(worker)
-                self._sending += time.perf_counter() - released
+                if last:
+                    released = time.perf_counter()
+                    self._peers.send_newest(worker)
+                    self._sending += time.perf_counter() - released
         if arrived:
             self._poller.restart()
             self._receiving += time.perf_counter() - begun - (self._sending - sending)
         return bool(arrived)
 
-    def _outcome(self, worker: int, header: Header, iteration: int) -> str:
+    def _outcome(self, number: int, header: Header, iteration: int) -> str:
         if header.kind == wire.READY:
             return "abandoned"
         if (header.iteration, header.reduction) != (iteration, self._reduction):
             return "late"
         if header.kind == wire.OVERFLOW:
             return "overflow"
-        return "used" if self._recorded is None or worker in self._recorded.survivors else "unused"
+        return "used" if self._recorded is None or number in self._recorded.survivors else "unused"
 
     def _answer(self, worker: int, header: Header) -> Answer:
         own = header.compute_seconds + header.encode_seconds + header.delay_seconds
@@ -368,14 +373,19 @@ class Master:
         return Answer(header.iteration, worker, header.reduction, sent, time.perf_counter(), own, complete)
 
     def _left(self) -> set[int]:
-        """The workers that have answered in this iteration or may still do so."""
-        return (set(self._peers.alive) - set(self._overflowed)) | set(self._gathering.survivors)
+        """The messages that have come in this iteration or may still do so."""
+        parts = self._wire.parts
+        able = set(self._peers.alive) - set(self._overflowed)
+        return {worker * parts + part for worker in able for part in range(parts)} | set(self._gathering.survivors)
 
-    def _coded_gradient(self, worker: int, buffer: Array) -> Array:
+    def _workers_of(self, messages: Sequence[int]) -> list[int]:
+        return sorted({number // self._wire.parts for number in messages})
+
+    def _coded_gradient(self, number: int, buffer: Array) -> Array:
         layout, data = self._wire, self._wire.gradient(buffer, self._reduction)
         if self._widened:
             length = layout.message_length(self._reduction)
-            return layout.codec.decompress(data, length, self._widened[worker][:length])
+            return layout.codec.decompress(data, length, self._widened[number][:length])
         gradient = layout.codec.numbers(data)
         assert gradient is not None  # they are of the type computed with
         return gradient
@@ -448,6 +458,8 @@ class Master:
                 "encode": header.encode_seconds,
                 "delay": header.delay_seconds,
                 "bytes": self._peers.last_bytes[worker],
+                "part": header.part,
+                "more": int(header.kind == wire.PART),
                 "outcome": outcome,
                 "reduction": header.reduction,
             }

@@ -28,7 +28,7 @@ _IN_MPIS_HANDS: list[object] = []
 MOST_AT_ONCE = 100
 """Bad messages of a worker in a row, before it is the others' turn."""
 
-IDLE, BUSY, HEARD, GONE, LOST = "idle", "busy", "heard", "gone", "lost"
+IDLE, BUSY, HEARD, MUTE, GONE, LOST = "idle", "busy", "heard", "mute", "gone", "lost"
 OUTCOMES = ("used", "unused", "late", "abandoned", "overflow", "rejected")
 
 
@@ -53,7 +53,10 @@ class Peers:
         self._state = [BUSY] * workers  # each owes its first READY
         self._given = [-1] * workers  # the iteration of each worker's newest model
         self._coded: list[int | None] = [None] * workers  # the reduction that it names
-        self._inbox = [layout.result_buffer() for _ in range(workers)]
+        # A message keeps its place until the end of the iteration: each worker has one for every part of its work.
+        self._inbox = [[layout.result_buffer() for _ in range(layout.parts)] for _ in range(workers)]
+        self._held = [0] * workers
+        self._parts: list[set[int]] = [set() for _ in range(workers)]  # heard of the newest model
         self._incoming: list[tuple[MPI.Request, Array] | None] = [None] * workers
         self._status = MPI.Status()
         self._model = _Outgoing(layout.model_buffer())
@@ -67,6 +70,8 @@ class Peers:
         self._lost_in_debt = 0  # of an answer
         self._rejected_by = [0] * workers
         self.sent_at = [time.perf_counter()] * workers
+        self._since = list(self.sent_at)  # its newest model, or the part of the answer that came after it
+        self.parts = 0
         self.last_bytes = [0] * workers
         self.bytes_received = 0
         self.bytes_sent = 0
@@ -81,34 +86,38 @@ class Peers:
     @property
     def alive(self) -> list[int]:
         """The workers that are not lost."""
-        return [worker for worker, state in enumerate(self._state) if state != LOST]
+        return [worker for worker, state in enumerate(self._state) if state not in (MUTE, LOST)]
 
     @property
     def counts(self) -> dict[str, int]:
         """Messages: models sent, what became of the answers, and what workers say they have dropped.
 
-        Each model sent has one answer (used, unused, late, abandoned or overflow), or is unanswered as yet.
+        Each model sent has one last answer, or is unanswered as yet, and may have parts of an answer before it: models
+        and parts together are those that were used, unused, late, abandoned or overflow, and the unanswered.
         """
         return {
             "models": self.models_sent,
+            "parts": self.parts,
             **self.outcomes,
             "unanswered": self._lost_in_debt + (0 if self.loading else self._state.count(BUSY)),
             "rejected_by_workers": sum(self._rejected_by),
         }
 
     def arrivals(self) -> list[tuple[int, Header, Array]]:
-        """Messages that have come, each in its worker's inbox until `release`.
+        """Messages that have come, one a worker at most, each in its worker's inbox until `release`.
 
         One worker is looked at after the other: of several at once MPI does not say reliably which of them failed.
         """
         arrived = []
         for worker, state in enumerate(self._state):
-            if state in (BUSY, IDLE) and (header := self._answer(worker)) is not None:
-                arrived.append((worker, header, self._inbox[worker]))
+            if state in (BUSY, IDLE) and (answer := self._answer(worker)) is not None:
+                arrived.append((worker, *answer))
+            elif state == MUTE:
+                self._drain(worker)
         return arrived
 
-    def _answer(self, worker: int) -> Header | None:
-        """The header of what this worker owed, if that has come."""
+    def _answer(self, worker: int) -> tuple[Header, Array] | None:
+        """What this worker owed, if that has come, and its header."""
         for _ in range(MOST_AT_ONCE):
             try:
                 message = self._received(worker)
@@ -118,8 +127,19 @@ class Peers:
             if message is None:
                 return None
             if (header := self._accept(worker, message)) is not None:
-                return header if header.kind != wire.BYE else None
+                return (header, message) if header.kind != wire.BYE else None
         return None
+
+    def _drain(self, worker: int) -> None:
+        """Take what a quarantined worker sends: it may not see that the run is over before it has sent a part."""
+        try:
+            message = self._received(worker)
+            if message is not None:
+                self.bytes_received += message.nbytes
+                self._wire.read(message, {wire.BYE: None}, worker)
+                self._state[worker] = LOST  # for good
+        except (BadMessage, MPI.Exception):
+            pass
 
     def _received(self, worker: int) -> Array | None:
         """A message that has come in full, or None.
@@ -133,7 +153,7 @@ class Peers:
             if found is None:
                 return None
             size = self._status.Get_count(MPI.BYTE)
-            inbox = self._inbox[worker]
+            inbox = self._inbox[worker][self._held[worker]]
             room = inbox[:size] if size <= len(inbox) else np.empty(size, np.uint8)
             incoming = self._incoming[worker] = found.Irecv(room), room
         request, room = incoming
@@ -148,23 +168,38 @@ class Peers:
         self.last_bytes[worker] = message.nbytes
         try:
             header = self._wire.read(message, self._awaited(worker), worker, self._coded[worker])
+            self._check_part(worker, header)
         except BadMessage as fault:
             self._reject(worker, fault)
             return None
         self._rejected_by[worker] = header.rejected
         if header.kind == wire.BYE:
             self._state[worker] = GONE
+            return header
+        now = time.perf_counter()
+        self._deadline.note(now - self._since[worker])
+        self._since[worker] = now
+        self._held[worker] += 1
+        if header.kind == wire.PART:
+            self._parts[worker].add(header.part)
+            self.parts += 1
         else:
             self._state[worker] = HEARD
-            self._deadline.note(time.perf_counter() - self.sent_at[worker])
         return header
 
+    def _check_part(self, worker: int, header: Header) -> None:
+        """Raise BadMessage for a part that was there already, and for a last one that says that others follow."""
+        if header.kind in (wire.PART, wire.RESULT) and header.part in self._parts[worker]:
+            raise BadMessage(f"part {header.part} again")
+        if header.kind == wire.PART and len(self._parts[worker]) == self._wire.parts - 1:
+            raise BadMessage(f"part {header.part} is the last, and calls itself one of several")
+
     def _awaited(self, worker: int) -> dict[int, int | None]:
-        """What a worker may send now: one answer for its newest model, and at the end a goodbye."""
+        """What a worker may send now: an answer for its newest model, in parts or not, and at the end a goodbye."""
         awaited: dict[int, int | None] = {wire.BYE: None} if self._stopping else {}
         if self._state[worker] == BUSY:
             given = self._given[worker]
-            kinds = (wire.RESULT, wire.READY, wire.OVERFLOW) if given >= 0 else (wire.READY,)
+            kinds = (wire.RESULT, wire.PART, wire.READY, wire.OVERFLOW) if given >= 0 else (wire.READY,)
             awaited |= dict.fromkeys(kinds, given)
         return awaited
 
@@ -182,20 +217,23 @@ class Peers:
     def quarantine(self, worker: int, reason: str) -> None:
         """Send a worker no more models, and listen to it no more; it is told when the run is over."""
         self._lose(Loss(worker, "corrupt", reason))
+        self._state[worker] = MUTE
 
     def take_losses(self) -> list[Loss]:
         """The workers lost since the last call, the hung ones among them."""
         now = time.perf_counter()
         limit = self._deadline.seconds
         for worker, state in enumerate(self._state):
-            if state == BUSY and now - self.sent_at[worker] > limit:
+            if state == BUSY and now - self._since[worker] > limit:
                 self._lose(Loss(worker, "hung", f"no answer for {limit:.3g} s"))
         losses, self._losses = self._losses, []
         return losses
 
     def release(self, worker: int) -> None:
-        """The message in the inbox is done with: the worker owes nothing, and its next message may come."""
-        self._state[worker] = IDLE
+        """The messages in the inbox are done with; a worker whose answer is complete owes nothing any more."""
+        self._held[worker] = 0
+        if self._state[worker] == HEARD:
+            self._state[worker] = IDLE
 
     def begin(self) -> None:
         """All have loaded their data: from here on answers are to models."""
@@ -238,7 +276,8 @@ class Peers:
         self._state[worker] = BUSY
         self._given[worker] = self._iteration
         self._coded[worker] = self._reduction
-        self.sent_at[worker] = time.perf_counter()
+        self._parts[worker].clear()
+        self.sent_at[worker] = self._since[worker] = time.perf_counter()
         self.bytes_sent += self._model.buffer.nbytes
         self.models_sent += 1
         self._model.send(self._comm, worker, wire.TAG_MODEL)
@@ -251,9 +290,8 @@ class Peers:
 
     def free(self) -> None:
         """Messages that were heard are done with."""
-        for worker, state in enumerate(self._state):
-            if state == HEARD:
-                self.release(worker)
+        for worker in range(len(self._state)):
+            self.release(worker)
 
     def _notify(self, kind: int, workers: list[int]) -> None:
         self._notices = [notice for notice in self._notices if not notice.delivered()]
@@ -275,12 +313,12 @@ class Peers:
         self._notify(wire.STOP, list(range(len(self._state))))
         end = time.perf_counter() + STOP_SECONDS
         poller.restart()
-        while any(state in (BUSY, IDLE) for state in self._state) and time.perf_counter() < end:
+        while any(state in (BUSY, IDLE, MUTE) for state in self._state) and time.perf_counter() < end:
             for worker, _, _ in self.arrivals():
                 self.release(worker)
             poller.pause()
         for worker, state in enumerate(self._state):
-            if state in (BUSY, IDLE):
+            if state in (BUSY, IDLE, MUTE):
                 self._lose(Loss(worker, "unstopped", f"it did not stop within {STOP_SECONDS:g} s"))
         lost = {worker for worker, state in enumerate(self._state) if state == LOST}
         while not all(sent.delivered(lost) for sent in (*self._models, *self._notices)) and time.perf_counter() < end:

@@ -57,6 +57,7 @@ ITERATION_COLUMNS = {
     "update": SECONDS,
     "loss": REAL,  # mean training loss with L2, at the parameters that were sent, before the step
     "survivors": TEXT,  # workers used, separated by spaces
+    "parts": TEXT,  # worker:part of each message used, where workers send after parts of their work; else empty
     "approximate": NUMBER,  # 1 where the gradient is an estimate
     "approximation_error": REAL,  # of these survivors (`GradientCode.approximation_error`), 0 for an exact gradient
     "bytes_received": NUMBER,  # by the master, in this iteration
@@ -77,6 +78,8 @@ ARRIVAL_COLUMNS = {
     # under another reduction than its iteration's was dropped when that was begun anew
     "outcome": TEXT,
     "reduction": NUMBER,  # of the message, or that it was to have
+    "part": NUMBER,  # of the work, that the message is for
+    "more": NUMBER,  # 1 where the worker has further parts to do: times up to the last answer go on from its model
 }
 PROCESS_COLUMNS = {"rank": NUMBER, "host": TEXT, "pid": NUMBER, "started": REAL}  # seconds since the epoch
 FAULT_COLUMNS = {
@@ -114,11 +117,15 @@ class RunRecords:
     scheme : GradientCode
     run : str
         What tells this run from any other. A run that goes on keeps it, and adds to what `rewind` has left.
+    speeds : list of float, optional
+        Of the workers, relative to the slowest, where they were measured. A run that goes on keeps those that it had.
     """
 
-    def __init__(self, config: TrainConfig, scheme: GradientCode, run: str) -> None:
+    def __init__(self, config: TrainConfig, scheme: GradientCode, run: str, speeds: list[float] | None = None) -> None:
         self.folder = Path(config.run)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if speeds is None and (self.folder / CONFIG).exists():
+            speeds = read_facts(self.folder).get("speeds")
         facts = {
             "format": FORMAT,
             "run": run,
@@ -134,6 +141,7 @@ class RunRecords:
                 "reductions": list(scheme.reductions),
                 "exact": scheme.exact,
             },
+            "speeds": speeds,
             "versions": _versions(),
             "host": {"name": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()},
         }
@@ -318,28 +326,41 @@ class Recorded(NamedTuple):
     """What decides the gradient of an iteration."""
 
     survivors: frozenset[int]
-    """The workers whose messages were used."""
+    """The messages that were used, by their numbers under the scheme in parts."""
     reduction: int
 
 
-def read_survivors(folder: Path, scheme: GradientCode) -> dict[int, Recorded]:
-    """The recorded survivors and reduction of each iteration, counted from 0; UsageError for the run of another
-    scheme."""
+def named_parts(messages: Sequence[int], parts: int) -> str:
+    """Messages, by their numbers under ``scheme.in_parts(parts)``, as ``worker:part``; nothing for one part."""
+    return " ".join(f"{number // parts}:{number % parts}" for number in messages) if parts > 1 else ""
+
+
+def read_survivors(folder: Path, scheme: GradientCode, parts: int = 1) -> dict[int, Recorded]:
+    """The recorded messages and reduction of each iteration, counted from 0; UsageError for the run of another scheme,
+    or in other parts."""
     try:
-        fingerprint = json.loads((folder / CONFIG).read_text())["scheme"]["fingerprint"]
+        facts = json.loads((folder / CONFIG).read_text())
+        fingerprint, recorded = facts["scheme"]["fingerprint"], int(facts["config"]["parts"])
         with (folder / ITERATIONS).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        recorded = {
-            int(row["iteration"]) - 1: Recorded(
-                frozenset(map(int, row["survivors"].split())), int(row.get("reduction") or scheme.reduction)
-            )
+        found = {
+            int(row["iteration"]) - 1: Recorded(_messages(row, recorded), int(row.get("reduction") or scheme.reduction))
             for row in rows
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"--survivors-from: {os.fspath(folder)} holds no run with iterations") from None
     if fingerprint != scheme.fingerprint:
         raise UsageError(f"--survivors-from: {os.fspath(folder)} is of another scheme than {scheme.name}")
-    return recorded
+    if recorded != parts:
+        raise UsageError(f"--survivors-from: {os.fspath(folder)} has work in {recorded} parts, and not {parts}")
+    return found
+
+
+def _messages(row: Mapping[str, str], parts: int) -> frozenset[int]:
+    if parts == 1:
+        return frozenset(map(int, row["survivors"].split()))
+    pairs = (pair.split(":") for pair in row["parts"].split())
+    return frozenset(int(worker) * parts + int(part) for worker, part in pairs)
 
 
 def read_processes(folder: Path) -> list[Identity]:

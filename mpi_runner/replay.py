@@ -21,7 +21,7 @@ class ReplayError(Exception):
 class Trace:
     """What each worker took in each iteration of a recorded run.
 
-    Computing: the seconds of computing and of injected delay, divided by the partitions that the worker held. Sending:
+    Computing: the seconds of computing and of injected delay, for 1/n of the data with n workers. Sending:
     the seconds on the way, down and up, that is all between the model's being sent and the message's arrival but the
     worker's own, scaled from the message's length to the gradient's.
 
@@ -40,7 +40,7 @@ class Trace:
     _censored: tuple[tuple[float, ...], ...]  # by iteration and worker
 
     def computing(self, worker: int, iteration: int) -> float:
-        """Return the seconds a partition."""
+        """Return the seconds a unit of work, which is 1/n of the data."""
         key = (worker, iteration % self.iterations)
         return self._computing.get(key, self._censored[key[1]][worker])
 
@@ -53,15 +53,17 @@ class Trace:
         """Read a run directory; ReplayError where it is none."""
         path = Path(folder)
         try:
-            facts = json.loads((path / "config.json").read_text("utf-8"))["scheme"]
-            reduction = int(facts["reduction"])
-            loads = [len(partitions) for partitions in schemes.load(path / "scheme.npz").assignment]
+            facts = json.loads((path / "config.json").read_text("utf-8"))
+            reduction, parts = int(facts["scheme"]["reduction"]), int(facts["config"]["parts"])
+            scheme = schemes.load(path / "scheme.npz")
+            loads = [len(partitions) * scheme.workers / scheme.partitions for partitions in scheme.assignment]
             waits = {int(row["iteration"]) - 1: _until_ready(row) for row in _rows(path / "iterations.csv")}
             arrivals = list(_rows(path / "arrivals.csv"))
             iterations = len(waits)
             if iterations == 0:
                 raise ReplayError(f"{folder} has no iterations to replay")
             computing, sending = {}, {}
+            done: dict[tuple[int, int], int] = {}  # parts of the work
             for row in arrivals:
                 worker, iteration = int(row["worker"]), int(row["iteration"]) - 1
                 if row["outcome"] not in COMPLETE or iteration not in waits:
@@ -69,7 +71,8 @@ class Trace:
                 own = float(row["compute"]) + float(row["delay"])
                 total = float(row["arrived"]) - float(row["sent"])
                 on_the_way = max(0.0, total - own - float(row["encode"]))
-                computing[worker, iteration] = own / loads[worker]
+                done[worker, iteration] = done.get((worker, iteration), 0) + 1
+                computing[worker, iteration] = own / (loads[worker] * done[worker, iteration] / parts)
                 sending[worker, iteration] = on_the_way * int(row.get("reduction") or reduction)
             censored = tuple(tuple(waits[iteration] / load for load in loads) for iteration in range(iterations))
         except OSError as error:

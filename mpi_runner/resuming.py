@@ -13,7 +13,7 @@ from typing import Any
 from fastgc import GradientCode
 from mpi_runner import checkpoint
 from mpi_runner.checkpoint import Checkpoint
-from mpi_runner.config import CONFIG, TrainConfig, UsageError, changed, check, claim
+from mpi_runner.config import CONFIG, TrainConfig, UsageError, changed, check, claim, measures_speeds
 from mpi_runner.records import SUMMARY, read_identity, read_survivors, rewind
 
 
@@ -101,8 +101,10 @@ def where_left(scheme: GradientCode, config: TrainConfig, resume: bool) -> tuple
             raise UsageError(
                 f"--resume: {config.run} has done {resumed.iteration} iterations; ask for more by --iterations"
             )
+    if config.survivors_from is not None and resumed is None and measures_speeds(config):
+        raise UsageError("--survivors-from needs the speeds that were measured there, and not --speeds measured")
     if config.survivors_from is not None:
-        recorded = read_survivors(Path(config.survivors_from), scheme)
+        recorded = read_survivors(Path(config.survivors_from), scheme, config.parts)
         absent = set(range(resumed.iteration if resumed else 0, config.iterations)) - set(recorded)
         if absent:
             raise UsageError(f"--survivors-from: {config.survivors_from} has no iteration {min(absent) + 1}")

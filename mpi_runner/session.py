@@ -23,7 +23,7 @@ from mpi_runner.adaptive import ReductionPolicy
 from mpi_runner.agreement import DisagreementError, disagreement
 from mpi_runner.cache import DataError
 from mpi_runner.checkpoint import Checkpoint
-from mpi_runner.config import TrainConfig, UsageError
+from mpi_runner.config import TrainConfig, UsageError, build_scheme, check_settings, measures_speeds
 from mpi_runner.deadlines import Deadline
 from mpi_runner.display import Display
 from mpi_runner.faults import CannotDecode, HangDeadline
@@ -35,6 +35,7 @@ from mpi_runner.problems import Problem
 from mpi_runner.randomness import Sampler
 from mpi_runner.records import RunRecords, read_survivors, summarize
 from mpi_runner.resuming import begin, ready
+from mpi_runner.speeds import measure
 from mpi_runner.transport import (
     Poller,
     all_well,
@@ -99,8 +100,18 @@ def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resu
     poller = Poller(spin=config.poll == "spin")
     if not first_on_host_first(comm, partial(_data_there, config, True), partial(_data_there, config, False), poller):
         return EXIT_USAGE
+    problem = problems.attach(config)
+    speeds: list[float] | None = None
+    # A run that goes on has the scheme that it was left with.
+    master = comm.Get_rank() == 0
+    if measures_speeds(config) and share_number(comm, int(resumed is None) if master else None, poller):
+        speeds = measure(comm, config, problem, poller)
+        rebuilt = _sharing(config, speeds) if master else None
+        if not all_well(comm, rebuilt is not None or not master, poller):
+            return EXIT_USAGE
+        scheme = share_scheme(comm, rebuilt, poller)
     try:
-        ending = take_part(comm, config, scheme, problems.attach(config), poller, resumed, quiet)
+        ending = take_part(comm, config, scheme, problem, poller, resumed, quiet, speeds)
     except DisagreementError:  # the rank that knows more has said so
         return EXIT_USAGE
     if ending is None:
@@ -108,6 +119,17 @@ def _take_part(comm: MPI.Intracomm, make_config: Callable[[], TrainConfig], resu
     if not ending.all_end:
         comm.Abort(ending.status)
     return ending.status
+
+
+def _sharing(config: TrainConfig, speeds: list[float]) -> GradientCode | None:
+    """The scheme for speeds that were measured, or None, and a complaint."""
+    try:
+        scheme = build_scheme(config, speeds)
+        check_settings(config, scheme)
+    except UsageError as error:
+        complain(error)
+        return None
+    return scheme
 
 
 class Ending(NamedTuple):
@@ -131,10 +153,11 @@ def take_part(
     poller: Poller,
     resumed: Checkpoint | None = None,
     quiet: bool = False,
+    speeds: list[float] | None = None,
 ) -> Ending | None:
     """Do this rank's part of a run that all agree on; the workers return nothing.
 
-    The master goes on from `resumed`, where that is given.
+    The master goes on from `resumed`, where that is given, and records `speeds`, where they were measured.
 
     Raises
     ------
@@ -144,10 +167,11 @@ def take_part(
         On a worker; it is left to the caller to end it.
     """
     number = comm.Get_rank() - 1
-    sampler = Sampler(config.seed, scheme.partitions, config.batch)
-    held = scheme.assignment[number] if number >= 0 else ()
-    partitions = {partition: problem.load_train(partition, scheme.partitions) for partition in held}
-    complaint = disagreement(comm, scheme, problem.model, partitions, sampler, poller)
+    messages = scheme.in_parts(config.parts)
+    sampler = Sampler(config.seed, messages.partitions, config.batch)
+    own = messages.assignment[number * config.parts : (number + 1) * config.parts] if number >= 0 else ()
+    partitions = {held: problem.load_train(held, messages.partitions) for part in own for held in part}
+    complaint = disagreement(comm, messages, problem.model, partitions, sampler, poller, config.parts)
     if complaint is not None:
         complain(complaint)
     if not all_well(comm, complaint is None, poller):
@@ -159,12 +183,13 @@ def take_part(
         config.message_dtype or config.dtype,
         share_number(comm, secrets.randbits(64) if number < 0 else None, poller),
         config.error_feedback,
+        config.parts,
     )
     if number < 0:
-        return _lead(comm, config, scheme, layout, problem, poller, resumed, quiet)
+        return _lead(comm, config, scheme, layout, problem, poller, resumed, quiet, speeds)
     gather_identities(comm, poller)
     delay = delays.parse(config.delay)
-    Worker(comm, scheme, layout, problem.model, list(partitions.values()), delay, config.seed, sampler, poller).run()
+    Worker(comm, scheme, layout, problem.model, partitions, delay, config.seed, sampler, poller).run()
     return None
 
 
@@ -211,6 +236,7 @@ def _lead(
     poller: Poller,
     resumed: Checkpoint | None,
     quiet: bool,
+    speeds: list[float] | None,
 ) -> Ending:
     model, optimizer = problem.model, problem.make_optimizer()
     test = problem.load_test()
@@ -221,7 +247,7 @@ def _lead(
     # Whoever started us shows the run, from what is recorded.
     shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme.name, quiet)
     with (
-        RunRecords(config, scheme, run) as records,
+        RunRecords(config, scheme, run, speeds) as records,
         shown as display,
         signals_noted() as received,
         _warnings_noted(records.log),
@@ -253,11 +279,11 @@ def _lead(
 
         deadline = HangDeadline(config.hang_deadline)
         gathering = Gathering(
-            scheme,
+            scheme.in_parts(config.parts),
             len(optimizer.parameters),
             optimizer.parameters.dtype,
             layout.rounding,
-            None if config.deadline is None else Deadline(config.deadline, scheme.workers),
+            None if config.deadline is None else Deadline(config.deadline, config.workers),
             config.verify,
         )
         policy = None
@@ -270,6 +296,9 @@ def _lead(
             comm, scheme, layout, optimizer, problem.l2, records, poller, identities[1:], deadline, gathering,
             interrupted, has_loss(model), policy,
         )  # fmt: skip
+        recorded = None
+        if config.survivors_from:
+            recorded = read_survivors(Path(config.survivors_from), scheme, config.parts)
         status, reason = 0, None
         try:
             master.await_ready()
@@ -279,7 +308,7 @@ def _lead(
                 after_step,
                 done=resumed.iteration if resumed else 0,
                 elapsed=resumed.elapsed if resumed else 0.0,
-                recorded=read_survivors(Path(config.survivors_from), scheme) if config.survivors_from else None,
+                recorded=recorded,
             )
         except CannotDecode as error:
             status, reason = EXIT_LOST, str(error)

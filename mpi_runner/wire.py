@@ -1,11 +1,12 @@
 """What travels between master and workers: one contiguous buffer a message, a header in front.
 
 ============  =========  =============================================================================================
-kind          from, tag  after the 72-byte header
+kind          from, tag  after the 80-byte header
 ============  =========  =============================================================================================
 MODEL         master, 1  the parameters to differentiate at; with error feedback, padded to 8 bytes, and a bit a worker
 SKIP, STOP    master, 2  nothing: the header's iteration is over / the run is over
 RESULT        worker, 3  the coded gradient, compressed, padded to 8 bytes, and coded (loss, examples) in float64
+PART          worker, 3  the same, of a part of the work, more of which is to come
 READY         worker, 3  nothing: waiting for the newest model (at the start, and after abandoned work)
 OVERFLOW      worker, 3  nothing: the coded gradient has numbers that the messages cannot hold
 BYE           worker, 3  nothing: the worker's last message
@@ -29,12 +30,12 @@ import xxhash
 
 from fastgc import GradientCode, compression
 
-MODEL, SKIP, STOP, RESULT, READY, OVERFLOW, BYE = 1, 2, 3, 4, 5, 6, 7
+MODEL, SKIP, STOP, RESULT, READY, OVERFLOW, BYE, PART = 1, 2, 3, 4, 5, 6, 7, 8
 TAG_MODEL, TAG_CONTROL, TAG_RESULT = 1, 2, 3
 
-MAGIC = b"fastgc\x00\x04"  # the last byte is the version of this format
-HEADER = struct.Struct("<8sQQQqQIBBHfffI")
-assert HEADER.size == 72  # a multiple of 8: what follows is aligned
+MAGIC = b"fastgc\x00\x05"  # the last byte is the version of this format
+HEADER = struct.Struct("<8sQQQqQIBBHfffIH6x")
+assert HEADER.size == 80  # a multiple of 8: what follows is aligned
 
 
 class Header(NamedTuple):
@@ -57,11 +58,13 @@ class Header(NamedTuple):
     reduction: int
     """That the message is coded under, or is to be."""
     compute_seconds: float = 0.0
-    """Of a RESULT: spent on gradients, encoding, and sleeping."""
+    """Spent on gradients, encoding, and sleeping since the model came."""
     encode_seconds: float = 0.0
     delay_seconds: float = 0.0
     rejected: int = 0
     """Messages of the master that this worker has dropped so far."""
+    part: int = 0
+    """Of a RESULT or PART: which part of the work it is for."""
 
 
 ELEMENTS = {"float32": 1, "float64": 2, "float16": 3, "bfloat16": 4, "int8": 5}
@@ -123,6 +126,8 @@ class Wire:
         Any number below 2⁶⁴ that no other run has.
     feedback : bool
         Whether models say whose messages were used in the iteration before.
+    parts : int
+        After how many parts of its work a worker sends a message.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class Wire:
         message: str,
         run: int = 0,
         feedback: bool = False,
+        parts: int = 1,
     ) -> None:
         self._model = compression.codec(model)
         self.codec = compression.codec(message)
@@ -140,6 +146,7 @@ class Wire:
         self.length = length
         self.run = run
         self.feedback = feedback
+        self.parts = parts
         self.rounding = self.codec.unit * ((2 + self.codec.unit) if feedback else 1)
         """At most how far an element of a coded gradient is moved on its way, relative to the largest there has been.
 
@@ -154,7 +161,7 @@ class Wire:
         empty = HEADER.size
         self.sizes = {
             MODEL: self._used_at + _aligned(-(-scheme.workers // 8)) if feedback else self._parameters_end,
-            RESULT: longest.size,
+            **dict.fromkeys((RESULT, PART), longest.size),
             **dict.fromkeys((SKIP, STOP, READY, OVERFLOW, BYE), empty),
         }
         """Bytes of a message, by kind; of a RESULT the most, `size` tells those of a reduction."""
@@ -170,7 +177,7 @@ class Wire:
 
     def size(self, kind: int, reduction: int | None = None) -> int:
         """Bytes of a message."""
-        return self._result(reduction).size if kind == RESULT else self.sizes[kind]
+        return self._result(reduction).size if kind in (RESULT, PART) else self.sizes[kind]
 
     def result_buffer(self) -> Array:
         """Room for any message of a worker."""
@@ -195,13 +202,14 @@ class Wire:
         spent: Spent = NOTHING,
         rejected: int = 0,
         reduction: int | None = None,
+        part: int = 0,
     ) -> Array:
         """Fill in a buffer's header, the checksum of what follows included; returns the part that is to be sent."""
         coded = self._own_reduction if reduction is None else reduction
         message = buffer[: self.size(kind, coded)]
         HEADER.pack_into(
             message.data, 0, MAGIC, 0, self.fingerprint, self.run, iteration, self.length, worker, kind,
-            self._elements[kind], coded, *spent, rejected,
+            self._elements[kind], coded, *spent, rejected, part,
         )  # fmt: skip
         _CHECKSUM.pack_into(message.data, _CHECKSUM_AT, checksum(message))
         return message
@@ -224,11 +232,11 @@ class Wire:
         return bool(buffer[self._used_at + worker // 8] >> worker % 8 & 1)
 
     def gradient(self, buffer: Array, reduction: int | None = None) -> Array:
-        """The bytes of the coded gradient in a RESULT, as `codec` writes them: a view."""
+        """The bytes of the coded gradient in a RESULT or PART, as `codec` writes them: a view."""
         return buffer[HEADER.size : self._result(reduction).gradient_end]
 
     def statistics(self, buffer: Array, reduction: int | None = None) -> Array:
-        """The coded statistics in a RESULT: a view."""
+        """The coded statistics in a RESULT or PART: a view."""
         result = self._result(reduction)
         return buffer[result.statistics_at : result.size].view(np.float64)
 
@@ -272,13 +280,15 @@ class Wire:
             raise BadMessage("of another run, scheme, gradient or element type")
         if header.worker != worker:
             raise BadMessage(f"worker {worker} speaks for worker {header.worker}")
+        if header.part >= self.parts:
+            raise BadMessage(f"part {header.part} of {self.parts}")
         if kind not in awaited:
             raise BadMessage(f"kind {kind} is not expected")
         if awaited[kind] not in (None, header.iteration):
             raise BadMessage(f"for iteration {header.iteration} in place of {awaited[kind]}")
         if awaited[kind] is not None and reduction not in (None, header.reduction):
             raise BadMessage(f"of reduction {header.reduction} in place of {reduction}")
-        if kind == RESULT:
+        if kind in (RESULT, PART):
             try:
                 self.codec.check(self.gradient(message, header.reduction), self.message_length(header.reduction))
             except ValueError as fault:

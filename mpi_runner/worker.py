@@ -1,4 +1,4 @@
-"""A worker: waits for a model, differentiates its partitions, sends one coded message.
+"""A worker: waits for a model, differentiates its partitions, sends a coded message, or one after each part of them.
 
 It works for the newest model it knows of. Between partitions it looks whether the master still wants the result; if
 not it abandons the work and asks for the newest model, so a straggler never sends what can no longer be used. Without
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ class MasterLost(Exception):
 
 
 class _Coder(NamedTuple):
-    """What makes messages of one reduction, in the buffer that all are sent from."""
+    """What makes messages of one reduction, in a buffer that they are sent from."""
 
     gradient: Encoder
     statistics: Encoder
@@ -46,6 +46,54 @@ class _Coder(NamedTuple):
     compressed: Array
     """Its bytes on their way; the same memory where nothing is compressed."""
     compressor: Codec | ErrorFeedback | None
+
+    def reset(self) -> None:
+        """Begin a message."""
+        self.gradient.reset()
+        self.statistics.reset()
+
+    def add(self, partition: int, gradient: Array, loss: float, count: int) -> None:
+        """Add a partition's gradient and statistics."""
+        self.gradient.add(partition, gradient)
+        self.statistics.add(partition, np.array([loss, count], np.float64))
+
+    def compress(self) -> None:
+        """Bring a complete message into the form that it is sent in; OverflowError where it does not fit."""
+        if self.compressor is not None:
+            self.compressor.compress(self.coded, self.compressed)
+
+
+class _Outbox:
+    """A place to make messages in, of any reduction, and to send them from."""
+
+    def __init__(self, scheme: GradientCode, worker: int, layout: Wire, parameters: Array) -> None:
+        self.buffer = layout.result_buffer()
+        self.coders = {m: self._coder(scheme, worker, layout, parameters, m) for m in scheme.reductions}
+        self.sent: MPI.Request = MPI.REQUEST_NULL
+
+    def _coder(self, scheme: GradientCode, worker: int, layout: Wire, parameters: Array, reduction: int) -> _Coder:
+        scheme, length, dtype = scheme.with_reduction(reduction), len(parameters), parameters.dtype
+        compressed = layout.gradient(self.buffer, reduction)
+        compressor: Codec | ErrorFeedback | None = None
+        coded = layout.codec.numbers(compressed)
+        if coded is None or coded.dtype != dtype:
+            room = layout.message_length(reduction)
+            coded = np.empty(room, dtype)
+            compressor = ErrorFeedback(layout.codec, room, dtype) if layout.feedback else layout.codec
+        statistics = layout.statistics(self.buffer, reduction)
+        return _Coder(
+            scheme.encoder(worker, length, dtype, coded),
+            scheme.encoder(worker, wire.STATISTICS, np.float64, statistics),
+            coded, compressed, compressor,
+        )  # fmt: skip
+
+
+class _Answer(NamedTuple):
+    """A message for a model, ready to go."""
+
+    kind: int
+    outbox: _Outbox
+    part: int = 0
 
 
 class Worker:
@@ -59,10 +107,10 @@ class Worker:
     layout : Wire
         Of the run's messages.
     model : Model
-    partitions : sequence of Partition
-        Those of ``scheme.assignment[worker]``, in that order.
+    partitions : mapping from int to Partition
+        This worker's, by their numbers under ``scheme.in_parts(layout.parts)``.
     delay : Delay
-        Injected: a share of computing's after each partition, sending's before the message.
+        Injected: a share of computing's after each partition, sending's before each message.
     seed : int
         Of the delay.
     sampler : Sampler
@@ -76,7 +124,7 @@ class Worker:
         scheme: GradientCode,
         layout: Wire,
         model: Model,
-        partitions: Sequence[Partition],
+        partitions: Mapping[int, Partition],
         delay: Delay,
         seed: int,
         sampler: Sampler,
@@ -86,46 +134,28 @@ class Worker:
         self._number = comm.Get_rank() - 1
         self._scheme = scheme
         self._model = model
-        self._partitions = dict(zip(scheme.assignment[self._number], partitions, strict=True))
+        self._partitions = partitions
         self._delay = delay
         self._seed = seed
         self._speed = own_speed()
         self._sampler = sampler
         self._poller = poller
         initial = model.initial()
-        length, dtype = len(initial), initial.dtype
         self._wire = layout
         self._model_in = self._wire.model_buffer()
         self._control_in = self._wire.control_buffer()
-        # Messages are made where they are sent from, unless they are compressed.
-        self._result_out = self._wire.result_buffer()
-        self._coders = {m: self._coder(m, length, dtype) for m in scheme.reductions}
-        self._reduction = scheme.reduction  # that the newest model asks for
-        self._answered = -1  # the newest iteration that a coded gradient was sent for
         self._parameters = self._wire.parameters(self._model_in)
-        if self._parameters.dtype != dtype:
-            self._parameters = np.empty(length, dtype)
-        self._sent: MPI.Request = MPI.REQUEST_NULL
+        if self._parameters.dtype != initial.dtype:
+            self._parameters = np.empty_like(initial)
+        # The next part is worked on while a message is on its way: two places, whatever the number of parts.
+        self._order = scheme.part_order(self._number, layout.parts)
+        self._outboxes = [_Outbox(scheme, self._number, layout, initial) for _ in self._order[:2]]
+        self._reduction = scheme.reduction  # that the newest model asks for
+        self._answered = -1  # the newest iteration that the last of an answer was sent for
         self._over = -1  # the newest iteration that the master has said is over
         self._stopped = False
         self._rejected = 0
         self._status = MPI.Status()
-
-    def _coder(self, reduction: int, length: int, dtype: np.dtype[Any]) -> _Coder:
-        scheme, layout = self._scheme.with_reduction(reduction), self._wire
-        compressed = layout.gradient(self._result_out, reduction)
-        compressor: Codec | ErrorFeedback | None = None
-        coded = layout.codec.numbers(compressed)
-        if coded is None or coded.dtype != dtype:
-            room = layout.message_length(reduction)
-            coded = np.empty(room, dtype)
-            compressor = ErrorFeedback(layout.codec, room, dtype) if layout.feedback else layout.codec
-        statistics = layout.statistics(self._result_out, reduction)
-        return _Coder(
-            scheme.encoder(self._number, length, dtype, coded),
-            scheme.encoder(self._number, wire.STATISTICS, np.float64, statistics),
-            coded, compressed, compressor,
-        )  # fmt: skip
 
     def run(self) -> None:
         """Work until the master says stop.
@@ -142,15 +172,16 @@ class Worker:
     def _work(self) -> None:
         self._await_control()
         self._await_model()
-        self._send(wire.READY, -1)
+        self._send(self._note(wire.READY), -1)
         while (iteration := self._next_model()) is not None:
-            kind, spent = self._answer(iteration)
+            answer, spent = self._answer(iteration)
             self._await_model()  # before the answer: the next model finds its place ready
-            self._send(kind, iteration, spent)
+            self._send(answer, iteration, spent)
         self._model_received.Cancel()  # in vain where a model is on its way: it came before STOP, and is received
         wait(self._model_received, self._poller)
-        self._send(wire.BYE, -1)
-        wait(self._sent, self._poller)
+        self._send(self._note(wire.BYE), -1)
+        for outbox in self._outboxes:
+            wait(outbox.sent, self._poller)
 
     def _next_model(self) -> int | None:
         """Wait for a model; returns its iteration, or None once the run is over."""
@@ -183,7 +214,8 @@ class Worker:
         A message that was used is followed by the next iteration's model, always: any other came too late for its own.
         What compressing left out is of the message's own code: under another it is of no use, and dropped.
         """
-        compressor = self._coders[self._reduction].compressor
+        (first, *_) = self._outboxes  # all there is with error feedback
+        compressor = first.coders[self._reduction].compressor
         if isinstance(compressor, ErrorFeedback):
             follows = iteration == self._answered + 1
             compressor.settle(follows and self._wire.was_used(self._model_in, self._number))
@@ -191,47 +223,56 @@ class Worker:
                 compressor.reset()
         self._reduction = reduction
 
-    def _answer(self, iteration: int) -> tuple[int, Spent]:
-        """Work for the model that has come; returns the kind of the answer and the time spent."""
-        done, spent = self._compute(iteration)
-        if not done:
-            return wire.READY, spent
-        coder = self._coders[self._reduction]
-        if coder.compressor is not None:
+    def _answer(self, iteration: int) -> tuple[_Answer, Spent]:
+        """Work for the model that has come, and send all parts of the answer but the last; returns that, and the time
+        spent on all."""
+        slept = 0.0
+        if self._delay.at(iteration).computing.whole:
+            seconds = self._delay.compute_seconds(self._seed, self._number, iteration, 1, self._scheme.workers)
+            slept = self._sleep(seconds)
+        spent = Spent(delay=slept)
+        for turn, part in enumerate(self._order):
+            outbox = self._outboxes[turn % len(self._outboxes)]
+            wait(outbox.sent, self._poller)
+            coder = outbox.coders[self._reduction]
+            done, spent = self._compute(coder, iteration, part, spent)
+            if not done:
+                break
             start = time.perf_counter()
             try:
-                coder.compressor.compress(coder.coded, coder.compressed)
+                coder.compress()
             except OverflowError:
-                return wire.OVERFLOW, spent
+                return self._note(wire.OVERFLOW), spent
             spent = spent._replace(encode=spent.encode + time.perf_counter() - start)
-        self._answered = iteration
-        return wire.RESULT, spent
+            if turn + 1 == len(self._order):
+                self._answered = iteration
+                return _Answer(wire.RESULT, outbox, part), spent
+            self._send(_Answer(wire.PART, outbox, part), iteration, spent)
+        return self._note(wire.READY), spent
 
-    def _compute(self, iteration: int) -> tuple[bool, Spent]:
-        """Fill the result buffer; whether that was done, and not abandoned half-way, and the time spent on it."""
-        load = len(self._partitions)
+    def _compute(self, coder: _Coder, iteration: int, part: int, spent: Spent) -> tuple[bool, Spent]:
+        """Make the message of a part; whether that was done, and not abandoned half-way, and the time spent so far."""
+        held, parts = self._scheme.assignment[self._number], self._wire.parts
         key = (self._seed, self._number, iteration)
-        away = self._delay.at(iteration).computing.whole
-        delay = self._delay.compute_seconds(*key, load, self._scheme.workers) / (1.0 if away else self._speed)
-        wait(self._sent, self._poller)  # long done: the master has answered it with this model
-        coder = self._coders[self._reduction]
-        coder.gradient.reset()
-        coder.statistics.reset()
-        slept = self._sleep(delay) if away else 0.0
-        computed = encoded = 0.0
-        for number, whole in self._partitions.items():
+        pause = 0.0
+        if not self._delay.at(iteration).computing.whole:
+            load = len(held) * self._scheme.workers / self._scheme.partitions
+            whole = self._delay.compute_seconds(*key, load, self._scheme.workers) / self._speed
+            pause = whole / (len(held) * parts)
+        computed, encoded, slept = spent
+        coder.reset()
+        for partition in held:
             if self._is_over(iteration):
                 return False, Spent(computed, encoded, slept)
             start = time.perf_counter()
-            partition = self._sampler.draw(whole, number, iteration)
-            gradient, loss = gradient_and_loss(self._model, self._parameters, partition)
+            number = partition * parts + part
+            drawn = self._sampler.draw(self._partitions[number], number, iteration)
+            gradient, loss = gradient_and_loss(self._model, self._parameters, drawn)
             between = time.perf_counter()
-            coder.gradient.add(number, gradient)
-            coder.statistics.add(number, np.array([loss, partition.count], np.float64))
+            coder.add(partition, gradient, loss, drawn.count)
             computed += between - start
             encoded += time.perf_counter() - between
-            if not away:
-                slept += self._sleep(delay / load)
+            slept += self._sleep(pause)
         over = self._is_over(iteration)
         share = coder.compressed.nbytes / self._parameters.nbytes
         if not over and (sending := self._delay.send_seconds(*key, share, self._scheme.workers)) > 0:
@@ -269,10 +310,16 @@ class Worker:
             self._await_control()
         return self._stopped
 
-    def _send(self, kind: int, iteration: int, spent: Spent = wire.NOTHING) -> None:
-        wait(self._sent, self._poller)
+    def _note(self, kind: int) -> _Answer:
+        """A message that is a header alone."""
+        done = [outbox for outbox in self._outboxes if outbox.sent.Test()]
+        return _Answer(kind, (done or self._outboxes)[0])
+
+    def _send(self, answer: _Answer, iteration: int, spent: Spent = wire.NOTHING) -> None:
+        kind, outbox, part = answer
+        wait(outbox.sent, self._poller)
         message = self._wire.seal(
-            self._result_out, kind, iteration, worker=self._number, spent=spent, rejected=self._rejected,
-            reduction=self._reduction,
+            outbox.buffer, kind, iteration, worker=self._number, spent=spent, rejected=self._rejected,
+            reduction=self._reduction, part=part,
         )  # fmt: skip
-        self._sent = self._comm.Isend(message, dest=MASTER, tag=wire.TAG_RESULT)
+        outbox.sent = self._comm.Isend(message, dest=MASTER, tag=wire.TAG_RESULT)

@@ -184,7 +184,8 @@ def heat_map(run: Run, limits: tuple[float, float]) -> Chart | None:
 
 def heat_limits(runs: Sequence[Run]) -> tuple[float, float]:
     """Answer times between which runs are coloured alike: all but a hundredth at either end."""
-    answers = [(run.arrivals["arrived"] - run.arrivals["sent"]).to_numpy() for run in runs]
+    last = [run.arrivals[run.arrivals["more"] == 0] for run in runs]
+    answers = [(table["arrived"] - table["sent"]).to_numpy() for table in last]
     times = np.concatenate([*answers, np.zeros(0)])
     times = times[times > 0]
     if not len(times):

@@ -198,7 +198,7 @@ def _workers(run: Run) -> list[dict[str, str]]:
     lost = set(run.faults["worker"].tolist())
     for worker, table in run.arrivals.groupby("worker"):
         outcomes = table["outcome"].value_counts()
-        answer = (table["arrived"] - table["sent"]).median() * 1000
+        answer = (table["arrived"] - table["sent"])[table["more"] == 0].median() * 1000
         rows.append(
             {
                 "worker": str(worker),

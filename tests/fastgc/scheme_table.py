@@ -95,6 +95,27 @@ def _irregular() -> GradientCode:
     return schemes.from_coefficients(assignment, weights)
 
 
+def _heterogeneous(stragglers: int, reduction: int, speeds: tuple[float, ...]) -> Case:
+    return Case(
+        f"heterogeneous {stragglers, reduction} {speeds}",
+        lambda: schemes.heterogeneous(len(speeds), stragglers, reduction, speeds=speeds),
+    )
+
+
+def _sorted_groups(workers: int, load: int, reduction: int, speeds: tuple[float, ...]) -> Case:
+    return Case(
+        f"grouped {workers} [{load}, {reduction}] {speeds}",
+        lambda: schemes.grouped(workers, load, reduction, uneven=True, speeds=speeds),
+    )
+
+
+HETEROGENEOUS = (
+    (1, 1, (1, 1, 2, 2)),
+    (2, 1, (1, 2, 3, 4, 5, 6)),
+    (1, 2, (0.7, 1.3, 2.9, 1, 1.1)),
+    (2, 2, (1, 1, 1, 1, 1, 40)),
+    (3, 2, (3, 1, 2, 2, 1, 4, 1, 2, 3)),
+)
 REPETITION = ((1, 0), (4, 1), (6, 2), (9, 2), (12, 3), (10, 4), (5, 4))
 DIMENSIONS = ((4, 2, 1), (8, 4, 2), (6, 6, 3), (10, 5, 3), (6, 3, 3))
 UNEVEN = ((11, 4, 2, "cauchy"), (7, 4, 2, "gaussian"), (10, 6, 3, "chebyshev"))
@@ -125,6 +146,9 @@ CONSTRUCTED = [
     *[_call(schemes.cyclic_mds, *numbers) for numbers in CYCLIC_MDS],
     *[_call(schemes.polynomial, *numbers) for numbers in YE_ABBE],
     *[_call(schemes.polynomial_gaussian, *numbers) for numbers in YE_ABBE],
+    *[_heterogeneous(*numbers) for numbers in HETEROGENEOUS],
+    _sorted_groups(8, 4, 2, (3, 1, 2, 1, 5, 2, 1, 4)),
+    _sorted_groups(7, 4, 2, (1, 1, 2, 5, 2, 3, 1)),
 ]
 GIVEN = [
     *[given_as_coefficients(case) for case in CONSTRUCTED[1::3] if case.scheme.workers <= 10],
@@ -160,6 +184,7 @@ SAMPLED = [
     _call(schemes.polynomial, 16, 3, 3),
     _call(schemes.polynomial_gaussian, 16, 4, 2),
     _call(schemes.polynomial_gaussian, 24, 3, 3),
+    _heterogeneous(2, 2, tuple(range(1, 15))),
     given_as_coefficients(_family(28, 7, 3, "cauchy")),
     given_as_coefficients(_call(schemes.cyclic_mds, 14, 3), stragglers=True),
 ]

@@ -41,9 +41,9 @@ NAMES: dict[Any, list[str]] = {
         "n", "k", "distance", "is_mds", "decoding_weights", "condition_number", "worst_condition_number",
     ],
     schemes: [
-        "grouped", "adaptive", "uncoded", "ignore_stragglers", "fractional_repetition", "cyclic_repetition",
-        "cyclic_mds", "polynomial", "polynomial_gaussian", "erasure_head", "bernoulli", "stochastic_block", "expander",
-        "margulis", "bibd", "from_assignment", "from_coefficients", "load",
+        "grouped", "adaptive", "heterogeneous", "uncoded", "ignore_stragglers", "fractional_repetition",
+        "cyclic_repetition", "cyclic_mds", "polynomial", "polynomial_gaussian", "erasure_head", "bernoulli",
+        "stochastic_block", "expander", "margulis", "bibd", "from_assignment", "from_coefficients", "load",
     ],
     fastgc.GradientCode: [
         "coefficients", "message_length", "encode", "encode_all", "encoder", "is_decodable", "decoding_weights",

@@ -87,7 +87,7 @@ def _simulate(records: RunRecords, config: TrainConfig, scheme: GradientCode, lo
                 "iteration": int(model[worker]) + 1, "worker": worker, "sent": sent[worker], "arrived": now,
                 "compute": 0.5 * (now - sent[worker]), "encode": 0.0002, "delay": 0.0,
                 "bytes": size if used else 64, "outcome": "used" if used else "abandoned",
-                "reduction": scheme.reduction,
+                "reduction": scheme.reduction, "part": 0, "more": 0,
             }  # fmt: skip
             records.arrival(row)
             received += int(row["bytes"])
@@ -106,7 +106,8 @@ def _simulate(records: RunRecords, config: TrainConfig, scheme: GradientCode, lo
                 "iteration": iteration + 1, "start": start, "seconds": spent, "send": 0.001, "receive": 0.0008,
                 "wait": spent - 0.0024, "decode": 0.0004, "update": 0.0002,
                 "loss": 0.4 + 0.3 / (1 + 0.05 * iteration) + 0.0005 * rng.standard_normal(),
-                "survivors": " ".join(map(str, sorted(survivors))), "approximate": 0, "approximation_error": 0.0,
+                "survivors": " ".join(map(str, sorted(survivors))), "parts": "", "approximate": 0,
+                "approximation_error": 0.0,
                 "bytes_received": received, "bytes_sent": BYTES * workers,
                 "reduction": scheme.reduction,
                 "score": 0.77 - 0.2 / (1 + 0.05 * iteration) if (iteration + 1) % 100 == 0 else "",

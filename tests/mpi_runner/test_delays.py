@@ -29,6 +29,7 @@ PINNED = {
         ("slow:0.1:4,0,2", delays.Delay(delays.Slow(0.1, (0, 2, 4)))),
         ("exponential:0.02", delays.Delay(delays.Exponential(0.02))),
         ("exponential:0.02:0.01", delays.Delay(delays.Exponential(0.02, 0.01))),
+        ("uneven:0.02:0.01:1,0.5", delays.Delay(delays.Uneven(0.02, 0.01, (1.0, 0.5)))),
         ("exponential:-0.0", delays.Delay(delays.Exponential(0.0))),
         ("pareto:0.01:1.5", delays.Delay(delays.Pareto(0.01, 1.5))),
         ("markov:0.1:0.05:0.2", delays.Delay(delays.Markov(0.1, 0.05, 0.2))),
@@ -66,6 +67,10 @@ def test_parse_and_back(spec: str, expected: delays.Delay) -> None:
         "slow:1:1,1",
         "slow:1:-1",
         "slow:1:0;1",
+        "uneven:1:1",
+        "uneven:1:1:1,0",
+        "uneven:1:1:1,-2",
+        "uneven:1:1:",
         "markov:1:0.5",
         "none@1:none",
         "none@9:none@9:none",
@@ -172,6 +177,16 @@ def test_exponential_mean() -> None:
     seconds = [delay.compute_seconds(5, worker, iteration, 1, 20) for worker in range(20) for iteration in range(200)]
     # The mean of N exponentials has standard deviation mean/√N: four of them.
     assert np.mean(seconds) == pytest.approx(0.5, rel=4 / math.sqrt(len(seconds)))
+
+
+def test_uneven_workers_take_their_share_of_the_same_draw() -> None:
+    even, uneven = delays.parse("exponential:0.02:0.01"), delays.parse("uneven:0.02:0.01:1,4,0.5")
+    for worker, speed in enumerate((1.0, 4.0, 0.5)):
+        expected = even.compute_seconds(3, worker, 7, 2, 3) / speed
+        assert uneven.compute_seconds(3, worker, 7, 2, 3) == pytest.approx(expected, rel=1e-15)
+    uneven.check(3)
+    with pytest.raises(ValueError, match="3 speeds for 4 workers"):
+        uneven.check(4)
 
 
 EVERY = ["fixed:0.25:3", "slow:0.1:1,5", "exponential:0.02:0.01", "pareto:0.01:2", "markov:0.1:0.2:0.3"]

@@ -1,4 +1,7 @@
-"""A hostile rank: ten thousand messages that are corrupted, cut, too long, replayed or foreign. None is used."""
+"""A hostile rank: ten thousand messages that are corrupted, cut, too long, replayed or foreign. None is used.
+
+Where work is in parts, the hostile rank sends each of its own parts again as well, and calls the last one of several.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from runner_support import LIMIT, ROWS, SEED, single_model
 
 from mpi_runner import flights
@@ -34,12 +38,19 @@ generator = np.random.default_rng({seed})
 class Hostile(worker.Worker):
     sent, earlier = 0, None
 
-    def _send(self, kind, iteration, spent=wire.NOTHING):
-        if self._number == NUMBER and kind != wire.BYE:
-            self._attack(iteration)
-        super()._send(kind, iteration, spent)
-        if kind == wire.RESULT and self._number == NUMBER:
-            self.earlier = self._result_out.copy()
+    def _send(self, answer, iteration, spent=wire.NOTHING):
+        if self._number != NUMBER or answer.kind == wire.BYE:
+            return super()._send(answer, iteration, spent)
+        self._attack(iteration)
+        if answer.kind == wire.RESULT and len(self._order) > 1 and self.sent < MESSAGES:
+            super()._send(answer._replace(kind=wire.PART), iteration, spent)  # of several, while it is the last
+            Hostile.sent += 1
+        super()._send(answer, iteration, spent)
+        if answer.kind in (wire.RESULT, wire.PART):
+            self.earlier = answer.outbox.buffer.copy()
+            if answer.kind == wire.PART and self.sent < MESSAGES:
+                super()._send(answer, iteration, spent)
+                Hostile.sent += 1
 
     def _attack(self, iteration):
         for _ in range(min(EACH if iteration < {last} else MESSAGES, MESSAGES - self.sent)):
@@ -96,13 +107,14 @@ sys.exit(status)
 """
 
 
-def test_no_hostile_message_is_used_and_all_are_counted(data: flights.Flights, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 3])
+def test_no_hostile_message_is_used_and_all_are_counted(data: flights.Flights, tmp_path: Path, parts: int) -> None:
     folder, program = tmp_path / "run", tmp_path / "hostile.py"
     program.write_text(HOSTILE.format(messages=MESSAGES, seed=SEED, last=ITERATIONS - 10))
     command = [find_mpirun(), "--with-ft", "ulfm", "--oversubscribe", "--bind-to", "none", "-n", str(WORKERS + 1)]
     command += [sys.executable, str(program), "train", "--scheme", "grouped", "--load", "2", "--reduction", "2"]
     command += ["--workers", str(WORKERS), "--rows", str(ROWS), "--seed", str(SEED), "--run", str(folder)]
-    command += ["--iterations", str(ITERATIONS), "--hang-deadline", str(LIMIT)]
+    command += ["--iterations", str(ITERATIONS), "--hang-deadline", str(LIMIT), "--parts", str(parts)]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=LIMIT, check=False, env={**os.environ, **root}
@@ -116,8 +128,10 @@ def test_no_hostile_message_is_used_and_all_are_counted(data: flights.Flights, t
     # A scheme without stragglers waits for worker 2 in every iteration: its own messages were all used, and no others.
     with (folder / "arrivals.csv").open(newline="") as file:
         used = [int(row["iteration"]) for row in csv.DictReader(file) if row["worker"] == "2"]
-    assert used == list(range(1, ITERATIONS + 1))
-    assert messages["used"] == messages["models"] == WORKERS * ITERATIONS
+    assert used == [iteration for iteration in range(1, ITERATIONS + 1) for _ in range(parts)]
+    assert messages["models"] == WORKERS * ITERATIONS
+    assert messages["used"] == messages["models"] * parts
+    assert messages["parts"] == messages["models"] * (parts - 1)
     assert 1 <= done.stderr.count("warning: dropped a message of worker 2") <= 10
     single = single_model(folder, data, ITERATIONS)
     model = np.load(folder / "model.npy", allow_pickle=False)

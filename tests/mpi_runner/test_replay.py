@@ -25,7 +25,9 @@ def record(tmp_path: Path) -> Record:
     def write(rows: list[dict[str, object]], waits: list[float]) -> str:
         scheme = schemes.grouped(4, 2, 2)
         scheme.save(tmp_path / "scheme.npz")
-        (tmp_path / "config.json").write_text(json.dumps({"scheme": {"workers": 4, "reduction": 2}}))
+        (tmp_path / "config.json").write_text(
+            json.dumps({"scheme": {"workers": 4, "reduction": 2}, "config": {"parts": 1}})
+        )
         for name, table in (
             ("iterations.csv", [iteration(i + 1, wait) for i, wait in enumerate(waits)]),
             ("arrivals.csv", rows),

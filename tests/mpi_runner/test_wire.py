@@ -73,7 +73,7 @@ def test_a_model_keeps_what_is_written(length: int, name: str) -> None:
     values = np.arange(length) % 200
     layout.parameters(buffer)[:] = values
     size = compression.codec(name).size(1)
-    assert layout.seal(buffer, wire.MODEL, 3).nbytes == 72 + length * size
+    assert layout.seal(buffer, wire.MODEL, 3).nbytes == HEADER.size + length * size
     np.testing.assert_array_equal(layout.parameters(buffer), values)
     assert layout.read(buffer, {wire.MODEL: None}).iteration == 3
 
@@ -89,7 +89,7 @@ def test_a_model_says_whose_messages_were_used(workers: int) -> None:
         layout.mark_used(buffer, used)
         assert {worker for worker in range(workers) if layout.was_used(buffer, worker)} == used
         np.testing.assert_array_equal(layout.parameters(buffer), values)
-    assert layout.seal(buffer, wire.MODEL, 3).nbytes == 72 + 8 + 8 * -(-workers // 64)
+    assert layout.seal(buffer, wire.MODEL, 3).nbytes == HEADER.size + 8 + 8 * -(-workers // 64)
 
 
 LAYOUT = Wire(SCHEME, 10, "float32", "float32", run=7)
@@ -111,12 +111,12 @@ def changed(field: str, value: Any) -> Any:
 
 
 FAULTS: list[tuple[str, Callable[[], Any], str]] = [
-    ("cut in the header", lambda: result()[:71], "no header"),
+    ("cut in the header", lambda: result()[: HEADER.size - 1], "no header"),
     ("nothing", lambda: result()[:0], "no header"),
     ("cut in the gradient", lambda: result()[:-1], "in place of"),
     ("too long", lambda: np.append(result(), np.uint8(0)), "in place of"),
     ("another program", lambda: changed("magic", b"elsewher"), "another format"),
-    ("another version", lambda: changed("magic", b"fastgc\x00\x01"), "another format"),
+    ("another version", lambda: changed("magic", b"fastgc\x00\x02"), "another format"),
     ("another scheme", lambda: result(Wire(OTHER_SCHEME, 10, "float32", "float32", run=7)), "another run, scheme"),
     ("another reduction", lambda: changed("reduction", 1), "of reduction 1, which the scheme has not"),
     ("another run", lambda: result(Wire(SCHEME, 10, "float32", "float32", run=8)), "another run, scheme"),
@@ -125,8 +125,9 @@ FAULTS: list[tuple[str, Callable[[], Any], str]] = [
     ("a kind that only the master sends", lambda: result(kind=wire.STOP), "kind 3 is not expected"),
     ("a model", lambda: LAYOUT.seal(LAYOUT.model_buffer(), wire.MODEL, ITERATION), "worker 2 speaks for worker 0"),
     ("no kind at all", lambda: changed("kind", 99), "unknown kind 99"),
-    ("a note with a gradient", lambda: changed("kind", wire.READY), "in place of 72"),
+    ("a note with a gradient", lambda: changed("kind", wire.READY), "in place of 80"),
     ("someone else's number", lambda: result(worker=3), "worker 2 speaks for worker 3"),
+    ("a part that there is not", lambda: changed("part", 1), "part 1 of 1"),
     ("an earlier iteration", lambda: result(iteration=4), "for iteration 4 in place of 5"),
 ]
 SCALES = [("float16", [121, -114, 32767, -32768]), ("int8", [121, 127, -127, -128])]

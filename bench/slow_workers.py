@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import environment
+from fastgc import schemes
+from mpi_runner import delays
 from mpi_runner.intervals import interval, resampled_means
 
 WORKERS, WARM_UP = 8, 3  # iterations dropped: connections are made in the first
@@ -81,6 +83,7 @@ class Run:
     seconds: list[float]
     megabytes: float
     unfinished: float
+    alone_seconds: float
 
 
 def measure(comparison: Comparison, repeats: int, iterations: int) -> Iterator[Run]:
@@ -99,8 +102,9 @@ def measure(comparison: Comparison, repeats: int, iterations: int) -> Iterator[R
                 yield Run(delay, name, seed, load, *_read(run, iterations))
 
 
-def _read(run: Path, iterations: int) -> tuple[list[float], float, float]:
-    """Iteration times; megabytes received an iteration; the share of messages used from workers that did not finish."""
+def _read(run: Path, iterations: int) -> tuple[list[float], float, float, float]:
+    """Iteration times; megabytes received an iteration; the share of messages used from workers that did not finish;
+    and the mean time of an iteration if nothing but the delays took any."""
     with (run / "iterations.csv").open(newline="") as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)][WARM_UP:]
     with (run / "arrivals.csv").open(newline="") as file:
@@ -108,7 +112,28 @@ def _read(run: Path, iterations: int) -> tuple[list[float], float, float]:
     finished = {(row["iteration"], row["worker"]) for row in used if row["more"] == "0"}
     unfinished = sum((row["iteration"], row["worker"]) not in finished for row in used) / len(used)
     received = json.loads((run / "summary.json").read_text())["bytes_received"]
-    return seconds, received / 1e6 / (WARM_UP + iterations), unfinished
+    return seconds, received / 1e6 / (WARM_UP + iterations), unfinished, _alone(run, iterations)
+
+
+def _alone(run: Path, iterations: int) -> float:
+    """All workers begin at once, with nothing left of an earlier iteration, and the last message that is needed ends
+    it."""
+    scheme = schemes.load(run / "scheme.npz")
+    config = json.loads((run / "config.json").read_text())["config"]
+    delay, parts = delays.parse(config["delay"]), config["parts"]
+    messages, total = scheme.in_parts(parts), 0.0
+    for iteration in range(WARM_UP, WARM_UP + iterations):
+        done = []
+        for worker, held in enumerate(scheme.assignment):
+            load = len(held) * scheme.workers / scheme.partitions
+            whole = delay.compute_seconds(config["seed"], worker, iteration, load, scheme.workers)
+            order = enumerate(scheme.part_order(worker, parts), 1)
+            done += [(turn / parts * whole, worker * parts + part) for turn, part in order]
+        done.sort()
+        total += next(
+            time for last, (time, _) in enumerate(done, 1) if messages.is_decodable(n for _, n in done[:last])
+        )
+    return total / iterations
 
 
 def report(header: dict[str, Any], comparison: Comparison, runs: Sequence[Run]) -> str:
@@ -126,8 +151,11 @@ def report(header: dict[str, Any], comparison: Comparison, runs: Sequence[Run]) 
     for delay in comparison.delays:
         said += ["", f"## {delay[0].upper()}{delay[1:]}", ""]
         said += [f"`--delay {comparison.delays[delay]}`", ""]
-        said.append("| | ms an iteration | time / baseline | MB received | of workers that had more to do |")
-        said.append("|---|---|---|---|---|")
+        said.append(
+            "| | ms an iteration | time / baseline | delays alone, ms | / baseline | MB received | of workers that had "
+            "more to do |"
+        )
+        said.append("|---|---|---|---|---|---|---|")
         baseline = None
         for name in comparison.contestants:
             own = [run for run in runs if (run.delay, run.contestant) == (delay, name)]
@@ -135,12 +163,14 @@ def report(header: dict[str, Any], comparison: Comparison, runs: Sequence[Run]) 
                 continue
             means = resampled_means([run.seconds for run in own])
             mean = float(np.mean([np.mean(run.seconds) for run in own]))
+            alone = float(np.mean([run.alone_seconds for run in own]))
             if baseline is None or name.endswith(" 1 part") or name.startswith("equal"):
-                baseline = mean, means
+                baseline = mean, means, alone
             time, ratio = interval(mean * 1e3, means * 1e3), interval(mean / baseline[0], means / baseline[1])
             said.append(
                 f"| {name} | {time.value:.0f} ({time.low:.0f} … {time.high:.0f}) | {ratio.value:.2f} "
-                f"({ratio.low:.2f} … {ratio.high:.2f}) | {np.mean([run.megabytes for run in own]):.2f} | "
+                f"({ratio.low:.2f} … {ratio.high:.2f}) | {alone * 1e3:.0f} | {alone / baseline[2]:.2f} | "
+                f"{np.mean([run.megabytes for run in own]):.2f} | "
                 f"{100 * np.mean([run.unfinished for run in own]):.0f} % |"
             )
     return "\n".join(said) + "\n"

@@ -16,7 +16,7 @@ from runner_support import LIMIT, ROWS, SEED, Train
 from bench.compressed_training import Channel
 from bench.compressed_training import train as simulated
 from fastgc import compression, schemes
-from mpi_runner import flights
+from mpi_runner import flights, wire
 from mpi_runner.launch import find_mpirun
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import Nesterov
@@ -53,7 +53,7 @@ def test_a_run_has_the_bits_of_one_process_whoever_was_used(train: Train, data: 
     assert not np.array_equal(run.model, in_one_process(run.folder, data, feedback=False))
     # 243,485 numbers in two blocks: one byte each, a scale for 32 of them, and the coded statistics.
     length = -(-data.features // 2)
-    size = 72 + -(-(length + -(-length // 32)) // 8) * 8 + 8
+    size = wire.HEADER.size + -(-(length + -(-length // 32)) // 8) * 8 + 8
     assert {int(row["bytes"]) for row in run.table("arrivals.csv") if row["outcome"] == "used"} == {size}
     models = run.summary["messages"]["models"]
     assert (run.summary["bytes_sent"] - models * (72 + -(-4 * data.features // 8) * 8 + 8)) % 72 == 0
@@ -87,21 +87,21 @@ from mpi_runner import cli, session, wire, worker
 class Hostile(worker.Worker):
     sent = 0
 
-    def _compute(self, iteration):
-        done, spent = super()._compute(iteration)
+    def _compute(self, coder, iteration, part, spent):
+        done, spent = super()._compute(coder, iteration, part, spent)
         if done and self._number == 1 and iteration == 3:
-            self._coders[self._reduction].coded[5] = np.inf
+            coder.coded[5] = np.inf
         return done, spent
 
-    def _send(self, kind, iteration, spent=wire.NOTHING):
-        if self._number == 1 and kind == wire.RESULT:
+    def _send(self, answer, iteration, spent=wire.NOTHING):
+        if self._number == 1 and answer.kind == wire.RESULT:
             for exponent in (-128, -127, 121, 127):
-                message = self._result_out.copy()
+                message = answer.outbox.buffer.copy()
                 self._wire.gradient(message)[-1 - 7 * Hostile.sent] = exponent % 256
-                message = self._wire.seal(message, kind, iteration, worker=1, spent=spent)
+                message = self._wire.seal(message, answer.kind, iteration, worker=1, spent=spent)
                 self._comm.Send(message, dest=worker.MASTER, tag=wire.TAG_RESULT)
                 Hostile.sent += 1
-        super()._send(kind, iteration, spent)
+        super()._send(answer, iteration, spent)
 
 
 session.Worker = Hostile

@@ -106,6 +106,20 @@ def test_int8_is_what_the_table_says() -> None:
             np.testing.assert_array_equal(data[length:].view(np.int8), exponents, err_msg=what)
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda t: t.__name__)
+def test_float16_is_what_numpy_makes_of_scaled_numbers(source: type) -> None:
+    made = codec("float16")
+    for length in LENGTHS:
+        for what, wide in values(length):
+            row = wide.astype(source)
+            data = made.compress(row)
+            exponent = int(data[-2:].view(np.int16)[0])
+            scaled = (row.astype(np.float64) * 2.0**exponent).astype(np.float16)
+            np.testing.assert_array_equal(data[:-2].view(np.float16), scaled, err_msg=what)
+            if row.any():
+                assert 2**14 <= np.abs(scaled).max() <= 2**15 or exponent == 120, what  # 2**15: rounded up
+
+
 def test_messages_longer_than_a_chunk() -> None:
     rng = np.random.default_rng(SEED)
     made = codec("int8")

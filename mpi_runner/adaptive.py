@@ -48,7 +48,7 @@ FORGET = 20
 """Predictions until an error that was seen counts for a third."""
 GOLDEN = 0.6180339887498949
 TINY = 1e-9  # seconds
-STALE = 1000
+STALE = 300
 """Iterations after which nothing is known any more of what bytes cost, if one reduction alone was used since."""
 
 
@@ -476,7 +476,7 @@ class ReductionPolicy:
         freshest = inf
         for m, mean in self._ways.mean.items():
             age = now - self._ways.seen[m]
-            weight = 1.0 if m == own else 0.5 ** (age / (STALE / 10))
+            weight = 1.0 if m == own else 0.5 ** (age / (STALE / 3))
             rows.append([weight, weight * self._sizes[m]])
             wanted.append(weight * mean)
             if m != own:

@@ -191,7 +191,7 @@ def test_what_bytes_cost_is_found_from_two_sizes() -> None:
     up = 10 * MB
     cluster = ClusterModel(SCHEME, exponential_times(0.004, 0.002), up, 1e12)
     policy = cluster.policy()
-    cluster.run(policy, last=40)
+    cluster.run(policy, last=25)
     likely, least, most = policy.costs()
     assert likely.a_byte == pytest.approx(1 / up, rel=0.1)
     assert least.a_byte <= likely.a_byte <= most.a_byte

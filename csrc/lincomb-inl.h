@@ -72,15 +72,21 @@ constexpr bool kInPanel = true;
 template <class In>
 constexpr bool kInPanel<Direct<In>> = false;
 
+// Whether there is a mode `add`: see tree().
+template <class T, class Out, class Inputs>
+constexpr bool kAdds = sizeof(T) == sizeof(Out) && !kInPanel<Inputs>;
+
 enum class Reach {
     whole,       // V vectors
     partial,     // the first n columns of one
     past_caches  // V vectors, stored past the caches; the outputs are aligned to them
 };
 
-// R rows by V vectors at column x: the inputs are read once for all R rows, the outputs written once.
-template <class Out, int R, int V, Mode mode, Reach reach, class T, class Inputs>
-FASTGC_INLINE void tile(Index count, const T* coefficients, const Inputs& inputs, Rows<Out> outputs, Index x, Index n) {
+// R rows by V vectors at column x: the inputs are read once for all R rows, the outputs written once. The mode is a
+// constant only where that is worth compiling: a branch costs tiles of few inputs a twelfth of their time.
+template <class Out, int R, int V, Reach reach, class T, class Inputs>
+FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inputs& inputs, Rows<Out> outputs, Index x,
+                        Index n) {
     using W = Vec<T>;
     constexpr bool partial = reach == Reach::partial;
     constexpr bool paired = kPaired<typename Inputs::Element, Out, V>;
@@ -93,7 +99,7 @@ FASTGC_INLINE void tile(Index count, const T* coefficients, const Inputs& inputs
     };
     W sum[R][V], input[V];
     Index q = 0;
-    if constexpr (mode == Mode::accumulate) {
+    if (reach != Reach::past_caches && mode == Mode::accumulate) {
         for (int r = 0; r < R; ++r) load(Rows<Out>::at(outputs, r, x), sum[r]);
     } else {
         load(Inputs::row(inputs, 0), input);
@@ -121,9 +127,11 @@ FASTGC_INLINE void tile(Index count, const T* coefficients, const Inputs& inputs
     }
     for (int r = 0; r < R; ++r) {
         Out* const out = Rows<Out>::at(outputs, r, x);
-        if constexpr (mode == Mode::add) {
-            load(out, input);
-            for (int v = 0; v < V; ++v) sum[r][v] = W::add(input[v], sum[r][v]);
+        if constexpr (kAdds<T, Out, Inputs> && reach != Reach::past_caches) {
+            if (mode == Mode::add) {
+                load(out, input);
+                for (int v = 0; v < V; ++v) sum[r][v] = W::add(input[v], sum[r][v]);
+            }
         }
         if constexpr (partial)
             W::store_n(out, sum[r][0], n);
@@ -172,21 +180,22 @@ struct Blocks {
     Index stride;           // from the coefficients of one block to those of the next
 };
 
-template <class Out, int R, Mode mode, class T, class Inputs>
-void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, const Fetch& fetch, bool past_caches,
-             Index begin, Index end) {  // by value: a store through a vector type could change what a reference names
+template <class Out, int R, class T, class Inputs>
+void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, const Fetch& fetch,
+             bool past_caches, Index begin,
+             Index end) {  // by value: a store through a vector type could change what a reference names
     using W = Vec<T>;
     // Half types are loaded in pairs of vectors.
     constexpr bool halves = sizeof(typename Inputs::Element) < sizeof(T) || sizeof(Out) < sizeof(T);
     constexpr int E = kInPanel<Inputs> ? kPanelVectors : even_vectors(R);
     constexpr int V = kInPanel<Inputs> || halves ? E : vectors(R);
     constexpr Index even_width = E * W::lanes, width = V * W::lanes;
-    const auto tiles = [&](auto vectors, auto reach, Index x, Index n) {
+    const auto tiles = [&](auto vectors, auto reach, auto how, Index x, Index n) {
         const Inputs here = Inputs::at(inputs, blocks.count, x);
         const T* coefficients = blocks.coefficients;
         Rows<Out> block = outputs;
         for (Index b = blocks.number;;) {
-            tile<Out, R, vectors.value, mode, reach.value>(blocks.count, coefficients, here, block, x, n);
+            tile<Out, R, vectors.value, reach.value>(how, blocks.count, coefficients, here, block, x, n);
             if (--b == 0) break;
             coefficients += blocks.stride;
             block = block.from(R);
@@ -196,33 +205,36 @@ void columns(const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, con
     constexpr Constant<int, E> even{};
     constexpr Constant<int, 1> narrow{};
     constexpr Constant<Reach, Reach::whole> whole{};
+    constexpr Constant<Mode, Mode::store> store{};
     Index x = begin;
     // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
-    if constexpr (mode == Mode::store && even_width * sizeof(Out) % kLine == 0) {
-        if (past_caches && before_line(R * blocks.number, outputs, x) == 0)
+    if constexpr (even_width * sizeof(Out) % kLine == 0) {
+        if (past_caches && mode == Mode::store && before_line(R * blocks.number, outputs, x) == 0)
             for (; x + even_width <= end; x += even_width) {
                 Fetch::run(fetch, x, even_width);
-                tiles(even, Constant<Reach, Reach::past_caches>{}, x, 0);
+                tiles(even, Constant<Reach, Reach::past_caches>{}, store, x, 0);
             }
     }
-    if (Fetch::wanted(fetch))
+    if (mode != Mode::store || Fetch::wanted(fetch)) {
         for (; x + width <= end; x += width) {
             Fetch::run(fetch, x, width);
-            tiles(all, whole, x, 0);
+            tiles(all, whole, mode, x, 0);
         }
-    for (; x + width <= end; x += width) tiles(all, whole, x, 0);
+    } else {
+        for (; x + width <= end; x += width) tiles(all, whole, store, x, 0);
+    }
     if constexpr (V != E)
-        for (; x + even_width <= end; x += even_width) tiles(even, whole, x, 0);
-    for (; x + W::lanes <= end; x += W::lanes) tiles(narrow, whole, x, 0);
-    if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, x, end - x);
+        for (; x + even_width <= end; x += even_width) tiles(even, whole, mode, x, 0);
+    for (; x + W::lanes <= end; x += W::lanes) tiles(narrow, whole, mode, x, 0);
+    if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, mode, x, end - x);
 }
 
-template <class Out, Mode mode, class T, class Inputs>
-void rows(const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch, bool past_caches,
-          Index begin, Index end) {
+template <class Out, class T, class Inputs>
+void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch,
+          bool past_caches, Index begin, Index end) {
     static_assert(kMaxBlockRows == 6, "one case a row count");
     const auto of = [&](auto count) {
-        columns<Out, count.value, mode>(blocks, inputs, outputs, fetch, past_caches, begin, end);
+        columns<Out, count.value>(mode, blocks, inputs, outputs, fetch, past_caches, begin, end);
     };
     switch (blocks.rows) {
         case 1:
@@ -237,20 +249,6 @@ void rows(const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, cons
             return of(Constant<int, 5>{});
         case 6:
             return of(Constant<int, 6>{});
-    }
-}
-
-template <class Out, class T, class Inputs>
-void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch,
-          bool past_caches, Index begin, Index end) {
-    switch (mode) {
-        case Mode::store:
-            return rows<Out, Mode::store>(blocks, inputs, outputs, fetch, past_caches, begin, end);
-        case Mode::accumulate:
-            return rows<Out, Mode::accumulate>(blocks, inputs, outputs, fetch, past_caches, begin, end);
-        case Mode::add:
-            if constexpr (sizeof(T) == sizeof(Out) && !kInPanel<Inputs>)  // see tree()
-                return rows<Out, Mode::add>(blocks, inputs, outputs, fetch, past_caches, begin, end);
     }
 }
 

@@ -275,37 +275,34 @@ constexpr bool kFused = false;  // contraction is off, so a * b + c rounds twice
 # endif
 constexpr int kRegisters = 8;  // so that it compiles in a third of the time that 16 take
 
-// The bits of x rounded to nearest, ties to even, as the instructions of the other sets do it. NaN keeps its sign and
-// upper bits; it is quiet already, because x comes out of a multiplication.
-FASTGC_INLINE float from_bits(std::uint32_t bits) {
-    float x;
-    __builtin_memcpy(&x, &bits, 4);
-    return x;
+// Half types, four at a time and without branches: bits of float32 in lanes of 32 bits, those of half types in their
+// lower halves. Rounded to nearest, ties to even, as the instructions of the other sets do it. NaN keeps its sign and
+// upper bits; it is quiet already, because it comes out of a multiplication.
+typedef float Floats __attribute__((vector_size(16)));
+typedef std::int32_t Bits __attribute__((vector_size(16)));  // sizes without a sign, for which it makes no difference
+typedef std::uint32_t Words __attribute__((vector_size(16)));
+FASTGC_INLINE Bits upper(Bits bits, int by) { return (Bits)((Words)bits >> by); }
+FASTGC_INLINE Bits round_bits(Floats x, const BFloat16*) {
+    const Words bits = (Words)x;
+    return (Bits)((x != x ? bits : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-FASTGC_INLINE std::uint32_t bits_of(float x) {
-    std::uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    return bits;
-}
-FASTGC_INLINE std::uint32_t round_bits(float x, const BFloat16*) {
-    const std::uint32_t bits = bits_of(x);
-    return (x != x ? bits : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-FASTGC_INLINE std::uint32_t round_bits(float x, const Float16*) {
-    const std::uint32_t sign = bits_of(x) >> 16 & 0x8000, size = bits_of(x) & 0x7fffffff;
-    if (size > 0x7f800000) return sign | 0x7e00 | (size >> 13 & 0x3ff);
-    if (size >= 0x47800000) return sign | 0x7c00;  // 65536 and above
+FASTGC_INLINE Bits round_bits(Floats x, const Float16*) {
+    const Bits sign = upper((Bits)x, 16) & 0x8000, size = (Bits)x & 0x7fffffff;
+    const Bits nan = (upper(size, 13) & 0x3ff) | 0x7e00;
+    const Bits normal = upper(size - 0x38000000 + 0xfff + (upper(size, 13) & 1), 13);  // may carry up to infinity
     // Below 2^-14 the spacing is 2^-24, that of float32 from 0.5 on: adding 0.5 rounds.
-    if (size < 0x38800000) return sign | (bits_of(from_bits(size) + 0.5f) - 0x3f000000);
-    return sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13);  // may carry up to infinity
+    const Bits small = (Bits)((Floats)size + 0.5f) - 0x3f000000;
+    const Bits finite = size < 0x38800000 ? small : normal;
+    const Bits number = size >= 0x47800000 ? Bits{} + 0x7c00 : finite;  // infinite from 65536 on
+    return sign | (size > 0x7f800000 ? nan : number);
 }
-FASTGC_INLINE float widen(BFloat16 x) { return from_bits(static_cast<std::uint32_t>(x.bits) << 16); }
-FASTGC_INLINE float widen(Float16 x) {
-    const std::uint32_t sign = (x.bits & 0x8000u) << 16, size = x.bits & 0x7fffu;
-    if (size > 0x7c00) return from_bits(sign | 0x7fc00000 | size << 13);
-    if (size == 0x7c00) return from_bits(sign | 0x7f800000);
-    if (size < 0x400) return from_bits(sign | bits_of(static_cast<float>(size) * 0x1p-24f));
-    return from_bits(sign | ((size << 13) + 0x38000000));
+FASTGC_INLINE Floats widen(Bits x, const BFloat16*) { return (Floats)(x << 16); }
+FASTGC_INLINE Floats widen(Bits x, const Float16*) {
+    const Bits sign = (x & 0x8000) << 16, size = x & 0x7fff;
+    const Bits small = (Bits)(__builtin_convertvector(size, Floats) * 0x1p-24f);
+    const Bits finite = size < 0x400 ? small : (size << 13) + 0x38000000;
+    const Bits number = size >= 0x7c00 ? (size << 13) | 0x7f800000 : finite;
+    return (Floats)(sign | (size > 0x7c00 ? number | 0x400000 : number));
 }
 
 template <class T>
@@ -333,9 +330,10 @@ struct Vec {
     }
     template <class H>
     FASTGC_INLINE Vec load(const H* p) {
-        Vec a;
-        for (Index i = 0; i < lanes; ++i) a.v[i] = widen(p[i]);
-        return a;
+        typedef std::uint16_t Halves __attribute__((vector_size(8)));
+        Halves halves;
+        __builtin_memcpy(&halves, p, sizeof halves);
+        return {widen(__builtin_convertvector(halves, Bits), p)};
     }
     template <class H>
     FASTGC_INLINE Vec load_n(const H* p, Index n) {
@@ -343,7 +341,9 @@ struct Vec {
     }
     template <class H>
     FASTGC_INLINE void store(H* p, Vec a) {
-        for (Index i = 0; i < lanes; ++i) p[i].bits = static_cast<std::uint16_t>(round_bits(a.v[i], p));
+        typedef std::uint16_t Halves __attribute__((vector_size(8)));
+        const Halves halves = __builtin_convertvector(round_bits(a.v, p), Halves);
+        __builtin_memcpy(p, &halves, sizeof halves);
     }
     template <class H>
     FASTGC_INLINE void store_n(H* p, Vec a, Index n) {
@@ -376,6 +376,7 @@ struct Vec {
 template <class T, T constant>
 struct Constant {
     static constexpr T value = constant;
+    constexpr operator T() const { return constant; }
 };
 
 // Transposes as many vectors as each has lanes.

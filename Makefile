@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cuh tests/csrc/*.cpp tests/csrc/*.h bench/*.cpp)
 
-.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster soak test-gpu bench clean
+.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster soak test-gpu bench clean wheel test-wheel reproducible
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
@@ -61,6 +61,19 @@ soak: $(VENV)/dev.stamp
 # `make test`, and a failure where there is no GPU.
 test-gpu: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m gpu tests/fastgc/kernels/test_cuda_gpu.py
+
+# A wheel that needs no compiler where it is installed; and the core's tests where it is, in a fresh environment.
+wheel: $(VENV)/dev.stamp
+	rm -rf build/lib* build/bdist* build/wheel dist
+	$(BIN)/python -m pip wheel . --quiet --no-deps --no-build-isolation --wheel-dir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair build/wheel/*.whl --wheel-dir dist
+
+test-wheel: wheel
+	$(BIN)/python tests/package/installed.py dist/*.whl
+
+# Compiles everything twice.
+reproducible: $(VENV)/dev.stamp
+	PYTHON=$(BIN)/python tests/package/reproducible.sh
 
 # Times of the kernels, against those of the run before; bench/README.md says how peers and the machine are measured.
 bench: $(VENV)/dev.stamp

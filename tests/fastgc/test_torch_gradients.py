@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import fastgc.torch  # noqa: E402
 from fastgc import CorruptMessageError, NotDecodableError, arrays, schemes  # noqa: E402
 from fastgc.torch import GradientDecoder, GradientEncoder  # noqa: E402
 
-torch.set_num_threads(1)  # idle threads of PyTorch spin
 SEED = 31
 ELEMENTS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SCHEMES = [
@@ -26,6 +25,15 @@ SCHEMES = [
     schemes.polynomial(5, 1, 2),
 ]
 GC = schemes.grouped(6, 3, 2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Idle threads of PyTorch spin, and take the cores from others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def model_of(dtype: Any = torch.float64) -> Any:

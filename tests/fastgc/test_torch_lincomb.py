@@ -44,10 +44,15 @@ def bits(tensor: Any) -> bytes:
 # PyTorch's own checks -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["matrix", "vectors"])
 @pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [((2, 4, 103), dtype) for dtype in ELEMENTS] + [((1, 8, 7), torch.float32), ((5, 1, 64), torch.float32)],
+    ("shape", "dtype", "form"),
+    [
+        ((2, 4, 103), torch.float32, "matrix"),
+        ((2, 4, 103), torch.float32, "vectors"),
+        ((1, 8, 7), torch.float64, "vectors"),
+        ((5, 1, 64), torch.float16, "matrix"),
+        ((3, 2, 1), torch.bfloat16, "vectors"),
+    ],
     ids=lambda v: short(v),
 )
 def test_opcheck(shape: tuple[int, int, int], dtype: Any, form: str) -> None:
@@ -305,8 +310,7 @@ def check_compiled(backend: str, dtype: Any, dynamic: bool) -> None:
         for found, expected in zip(run(compiled, dtype, length), run(program, dtype, length), strict=True):
             torch.testing.assert_close(found, expected, rtol=wide, atol=wide)
     assert not torch._dynamo.utils.counters["graph_break"]
-    explained = torch._dynamo.explain(program)(*made(4, 3, 8, dtype), torch.zeros(4, 8, dtype=dtype))
-    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # for both lengths, where they may vary
 
 
 def test_inductor_takes_the_operator_as_it_is() -> None:

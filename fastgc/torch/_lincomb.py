@@ -109,15 +109,14 @@ def _rows(name: str, value: Any) -> list[Any]:
 def _compute(
     coefficients: Any, inputs: Sequence[Any], out: Sequence[Any] | None = None, accumulate: bool = False
 ) -> Any:
+    first = inputs[0]
+    matrix, rows, results = _matrix(coefficients), _given(inputs), None if out is None else _given(out)
+    threads = torch.get_num_threads()
+    if first.is_cpu and not any(t.requires_grad for t in (coefficients, *inputs, *(out or ()))):
+        return kernels.lincomb(matrix, rows, results, accumulate=accumulate, threads=threads)
     # Gradients are recorded above: that the kernel knows nothing of them is right.
-    with torch.no_grad(), on_current_stream(inputs[0].device):
-        return kernels.lincomb(
-            _matrix(coefficients),
-            _given(inputs),
-            None if out is None else _given(out),
-            accumulate=accumulate,
-            threads=torch.get_num_threads(),
-        )
+    with torch.no_grad(), on_current_stream(first.device):
+        return kernels.lincomb(matrix, rows, results, accumulate=accumulate, threads=threads)
 
 
 def _compute_into(coefficients: Any, inputs: Sequence[Any], out: Sequence[Any], accumulate: bool = False) -> None:

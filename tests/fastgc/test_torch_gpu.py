@@ -1,4 +1,4 @@
-"""`fastgc.torch` on a GPU: the CPU's bits, side streams, there and back. Only by ``make test-gpu``; never run so far."""
+"""`fastgc.torch` on a GPU: the CPU's bits, side streams, there and back. Only by ``make test-gpu``; never run."""
 
 from __future__ import annotations
 

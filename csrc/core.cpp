@@ -119,7 +119,7 @@ class Plan {
             levels = std::max(levels, tree_levels(segment.group_count));
             rows = std::max(rows, segment.rows);
         }
-        const int threads = thread_count(bytes, options.grain, options.threads);
+        const int threads = thread_count(bytes, options.grain, options.threads, options.team);
 
         Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr};
         const auto fit = [&](Index cache, Index count) {  // columns, in steps that every tile divides
@@ -162,7 +162,7 @@ class Plan {
 
         // Shares end on multiples of 64 columns (a cache line or more), so that only the last one has a tail.
         const Index share = (total / threads + 63) / 64 * 64;
-        parallel(threads, [&](int t) {
+        parallel(threads, options.team, [&](int t) {
             Scratch<T> scratch = shape;
             T* const* own = starts + buffers * t;
             if (packs) scratch.panel = panels + panel * t;
@@ -192,7 +192,7 @@ class Plan {
 // pattern in bytes that could be moved in its time.
 template <class Body>
 void over_patterns(Index batch, double cost, std::size_t room, const Options& options, const Body& body) {
-    const int threads = thread_count(static_cast<double>(batch) * cost, options.grain, options.threads);
+    const int threads = thread_count(static_cast<double>(batch) * cost, options.grain, options.threads, options.team);
     const Index share = (batch + threads - 1) / threads;
     room = (room + 63) / 64 * 64;
     // Not a vector: zeros in 35 KB would take longer than the inverse of a small pattern.
@@ -200,7 +200,7 @@ void over_patterns(Index batch, double cost, std::size_t room, const Options& op
     void* work = memory.get();
     std::size_t space = 64 + 63;
     std::align(64, 64, work, space);
-    parallel(threads, [&](int t) {
+    parallel(threads, options.team, [&](int t) {
         const Index begin = std::min(share * t, batch), end = std::min(share * (t + 1), batch);
         body(begin, end, static_cast<unsigned char*>(work) + room * static_cast<std::size_t>(t));
     });
@@ -264,6 +264,19 @@ void decode(const Received<In>* groups, Index group_count, Index m, Index length
     plan.run(options);
 }
 
+template <class In, class Out>
+void combine(const Stretch<In, Out>* stretches, Index count, const Options& options) {
+    Plan<In, Out> plan;
+    std::for_each_n(stretches, count, [&](const Stretch<In, Out>& stretch) {
+        plan.add_segment(stretch.length, stretch.rows, stretch.outputs, false);
+        std::for_each_n(stretch.groups, stretch.group_count, [&](const Received<In>& group) {
+            plan.add_group(group.messages, group.count,
+                           [&](Index p, Index q) { return group.weights[p * group.count + q]; });
+        });
+    });
+    plan.run(options);
+}
+
 void decoding_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, double* weights,
                       unsigned char* suspicious, const Options& options) {
     const Kernels& kernels = chosen(options);
@@ -293,7 +306,8 @@ void least_norm_weights(const double* generator, Index k, const std::int64_t* pa
 #define FASTGC_FOR(In, Out)                                                                                         \
     template void lincomb(const double*, Index, Index, const In* const*, Out* const*, Index, bool, const Options&); \
     template void encode(const double*, Index, Index, const In* const*, Index, Out*, bool, const Options&);         \
-    template void decode(const Received<In>*, Index, Index, Index, Out*, const Options&);
+    template void decode(const Received<In>*, Index, Index, Index, Out*, const Options&);                           \
+    template void combine(const Stretch<In, Out>*, Index, const Options&);
 FASTGC_FOR(float, float)
 FASTGC_FOR(float, Float16)
 FASTGC_FOR(float, BFloat16)

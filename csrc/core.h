@@ -6,11 +6,14 @@
 
 namespace fastgc {
 
+class Team;  // threads.h
+
 struct Options {
     const Kernels* kernels = nullptr;  // null: default_kernels()
     int threads = 0;                   // at most this many; 0: no limit
     // Bytes that make a thread worth waking. At the 30 GB/s of a cache this is 9 us, twice what waking one costs.
     double grain = 256 * 1024;
+    Team* team = nullptr;  // null: OpenMP's threads
 };
 
 // Coefficients are row-major doubles, rounded once to Compute<In>. The pairs of types are those of struct Lincombs.
@@ -39,6 +42,18 @@ struct Received {
 // out (of `length`, block after block) = the groups' weights · messages, added up by the tree of struct Segment.
 template <class In, class Out>
 void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options);
+
+template <class In, class Out>
+struct Stretch {
+    Index length, rows;
+    Out* const* outputs;
+    const Received<In>* groups;  // their weights are rows x count, their messages of `length`
+    Index group_count;
+};
+
+// For rows made of pieces, such as the tensors of a model: outputs of each stretch as decode makes those of its blocks.
+template <class In, class Out>
+void combine(const Stretch<In, Out>* stretches, Index count, const Options& options);
 
 // weights[b] = inverse of rows patterns[b] (k of them) of the generator (row-major, k columns). suspicious[b] where
 // the rank must be looked at first; the weights may then be NaN.

@@ -12,6 +12,15 @@
 
 namespace fastgc {
 
+namespace {
+
+int of_team(double share, int limit, Team& team) {
+    const int threads = limit > 0 ? std::min(team.size(), limit) : team.size();
+    return std::max(1, share < threads ? static_cast<int>(share) : threads);
+}
+
+}  // namespace
+
 #ifdef _OPENMP
 
 namespace {
@@ -32,8 +41,9 @@ int usable_cpus(int most) {
 
 }  // namespace
 
-int thread_count(double bytes, double grain, int limit) {
+int thread_count(double bytes, double grain, int limit, Team* team) {
     const double share = bytes / grain;
+    if (team != nullptr) return of_team(share, limit, *team);
     if (share < 2 || limit == 1 || registered != 0 || forked.load(std::memory_order_relaxed) || omp_in_parallel())
         return 1;
     int threads = omp_get_max_threads();
@@ -44,7 +54,9 @@ int thread_count(double bytes, double grain, int limit) {
 
 #else
 
-int thread_count(double, double, int) { return 1; }
+int thread_count(double bytes, double grain, int limit, Team* team) {
+    return team != nullptr ? of_team(bytes / grain, limit, *team) : 1;
+}
 
 #endif
 

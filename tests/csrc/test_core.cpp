@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core.h"
+#include "threads.h"
 
 namespace {
 
@@ -223,6 +224,42 @@ void test_decode(const fastgc::Options& how, Index groups, Index m, Index length
     }
 }
 
+// Two stretches of several groups: each is what decode makes of blocks that are all of its length.
+template <class In, class Out>
+void test_combine(const fastgc::Options& how, Index groups, Index length, std::mt19937& random) {
+    const Index lengths[] = {length, length / 2 + 1}, counts[] = {3, 2};
+    std::vector<std::vector<double>> weights;
+    std::vector<std::vector<Row<In>>> messages;
+    std::vector<std::vector<In*>> sources;
+    std::vector<std::vector<Row<Out>>> made;
+    std::vector<std::vector<Out*>> targets;
+    std::vector<std::vector<fastgc::Received<In>>> received(2);
+    std::vector<fastgc::Stretch<In, Out>> stretches;
+    for (Index s : {0, 1}) {
+        for (Index g = 0; g < groups; ++g) {
+            const Index count = 1 + (g + s) % 4;
+            weights.push_back(numbers(counts[s] * count, random));
+            messages.push_back(rows<In>(count, lengths[s], g % 3, random));
+            sources.push_back(pointers(messages.back()));
+            received[s].push_back({weights.back().data(), sources.back().data(), count});
+        }
+        made.push_back(rows<Out>(counts[s], lengths[s], s, random, true));
+        targets.push_back(pointers(made.back()));
+        stretches.push_back({lengths[s], counts[s], targets.back().data(), received[s].data(), groups});
+    }
+    fastgc::combine<In, Out>(stretches.data(), 2, how);
+    const std::string where = label("combine", how, {Index{sizeof(In)}, Index{sizeof(Out)}, groups, length});
+    fastgc::Options alone = how;
+    alone.threads = 1;
+    alone.team = nullptr;
+    for (Index s : {0, 1}) {
+        const Index rows = counts[s], total = rows * lengths[s];
+        const std::unique_ptr<Out[]> wanted(new Out[static_cast<std::size_t>(total)]);
+        fastgc::decode<In, Out>(received[s].data(), groups, rows, total, wanted.get(), alone);
+        for (Index i = 0; i < total; ++i) expect(wanted[i], targets[s][i / lengths[s]][i % lengths[s]], where);
+    }
+}
+
 void test_decoding_weights(const fastgc::Options& how, Index n, Index k, Index batch, std::mt19937& random) {
     const auto generator = numbers(n * k, random);
     std::vector<std::int64_t> patterns;
@@ -256,6 +293,35 @@ void test_decoding_weights(const fastgc::Options& how, Index n, Index k, Index b
                     std::printf("%s: residual %g\n", where.c_str(), sum - (u == v));
             }
     }
+}
+
+// A caller's own threads: they may come in any order, and one may do all the work.
+class Backwards final : public fastgc::Team {
+  public:
+    int size() override { return 3; }
+    void run(int shares, void (*body)(const void* context, int t), const void* context) override {
+        for (int t = shares; t-- > 0;) body(context, t);
+        ran = ran + shares;
+    }
+    int ran = 0;
+};
+
+void test_team(const fastgc::Options& how, std::mt19937& random) {
+    Backwards team;
+    fastgc::Options own = how;
+    own.team = &team;
+    own.grain = 256;
+    own.threads = 2;
+    test_lincomb<float, float>(own, 3, 4, 1001, false, random);
+    expect<double>(2, team.ran, label("team", how, {2}));
+    own.threads = 0;
+    test_decode<float, float>(own, 3, 2, 2001, random);
+    expect<double>(5, team.ran, label("team", how, {3}));
+    test_decoding_weights(own, 9, 4, 41, random);
+    own.threads = 1;
+    team.ran = 0;
+    test_lincomb<float, float>(own, 3, 4, 1001, false, random);
+    expect<double>(0, team.ran, label("team", how, {1}));
 }
 
 // A pattern of rank below k in every place of a batch: it alone is flagged, and the others' bits are untouched.
@@ -357,6 +423,11 @@ void test_all(const fastgc::Options& how, std::mt19937& random) {
             }
         for (Index groups = 1; groups <= 9; ++groups) test_decode<In, Out>(how, groups, m, 20 * N + 7, random);
     }
+    for (Index groups : {1, 2, 5}) {
+        test_combine<In, Out>(how, groups, 1, random);
+        test_combine<In, Out>(how, groups, 3 * N + 5, random);
+    }
+    test_combine<In, Out>(how, 3, 20011, random);
     test_encode<In, Out>(how, 4, 3, 30011, false, random);
     test_decode<In, Out>(how, 6, 4, thin ? 50003 : 200003, random);  // several chunks of the tree
 }
@@ -393,6 +464,7 @@ int main() {
                     for (Index targets : {1, 2, 5}) test_least_norm(how, k + 9, k, q, targets, random);
             }
             test_singular(how);
+            test_team(how, random);
         }
     try {
         fastgc::kernels_named("sse9", "FASTGC_ISA");

@@ -100,7 +100,7 @@ $(VENV)/train.stamp: $(VENV)/pip.stamp $(SOURCES)
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/pip.stamp $(VENV)/torch.stamp $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	FASTGC_WITH_JAX=1 $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/train.stamp
 
 # PyTorch for the CPU only: on Linux the package index has it with gigabytes of CUDA. It comes from where pip is set up

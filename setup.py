@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from glob import glob
 from hashlib import sha256
+from importlib.util import find_spec
 
 import pybind11
 from setuptools import Extension, setup
@@ -18,7 +19,8 @@ from setuptools.modified import newer_group
 
 BINDINGS = ["csrc/bindings.cpp", "csrc/direct.cpp"]  # Python's
 C_INTERFACE = ["csrc/fastgc.cpp"]
-KERNELS = sorted({*glob("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE})
+XLA_CALLS = ["csrc/xla.cpp"]
+KERNELS = sorted({*glob("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE, *XLA_CALLS})
 DEPENDS = [*sorted(glob("csrc/*.h*") + glob("csrc/cuda/*") + glob("csrc/config/*")), "csrc/fastgc.map"]
 
 # Files that the package carries for others: where they are in the tree, and the folder they come to. The package
@@ -45,6 +47,20 @@ COMPILE = [
     "-Wextra",
 ]
 
+# The custom calls of fastgc.jax need headers that come with jaxlib: 80 MB for three files, with SciPy and NumPy 140.
+# That is too much to ask of everybody who builds from source: jaxlib is used where it is at hand, and fetched into an
+# isolated build only with FASTGC_WITH_JAX=1, with which the wheels for the package index are built. XLA loads libraries
+# built with headers older than itself and none with newer ones; these are the oldest that have all that is used.
+XLA_HEADERS = "jaxlib>=0.4.38,<0.8"
+WITH_JAX = os.environ.get("FASTGC_WITH_JAX", "")
+
+
+def xla_headers() -> list[str]:
+    """The folder of jaxlib's headers; empty where there is none, or they are not wanted (FASTGC_WITH_JAX=0)."""
+    spec = None if WITH_JAX == "0" else find_spec("jaxlib")
+    folders = [os.path.join(folder, "include") for folder in ((spec and spec.submodule_search_locations) or [])]
+    return [folder for folder in folders if os.path.exists(os.path.join(folder, "xla", "ffi", "api", "ffi.h"))]
+
 
 class SharedLibrary(Extension):
     """A library without Python in it, in the package's folder ``lib``, which exports what begins with ``fastgc_``."""
@@ -61,6 +77,8 @@ class BuildExtension(build_ext):
     """Compiles every source once, links what is made of them, and puts the carried files beside that."""
 
     def build_extensions(self) -> None:
+        if WITH_JAX == "1" and not xla_headers():
+            raise RuntimeError(f"FASTGC_WITH_JAX=1 needs {XLA_HEADERS} in the environment that builds")
         # As many compilers at once as there are CPUs. kernels_*.cpp, short as they are, take longest and come first.
         sources = sorted({source for extension in self.extensions for source in extension.sources}, key=os.path.getsize)
         _ = self.openmp  # asked once, before there are threads
@@ -79,6 +97,9 @@ class BuildExtension(build_ext):
             macros = [("FASTGC_FLAGS", f'"{" ".join(options)}"')]
             includes = [pybind11.get_include(), *self.include_dirs]
             made_by += [pybind11.__version__, sys.version]
+        elif source in XLA_CALLS:
+            options += [f"-isystem{folder}" for folder in xla_headers()]
+            made_by += options
         folder = os.path.join("build", "objects", sha256(repr(made_by).encode()).hexdigest()[:16])
         (target,) = self.compiler.object_filenames([source], output_dir=folder)
         if self.force or newer_group([source, *DEPENDS, "setup.py"], target):
@@ -178,7 +199,9 @@ setup(
     ext_modules=[
         Extension("fastgc._core", [*KERNELS, *BINDINGS], depends=DEPENDS, language="c++"),
         SharedLibrary("fastgc", [*KERNELS, *C_INTERFACE]),
+        *([SharedLibrary("fastgc_xla", [*KERNELS, *XLA_CALLS])] if xla_headers() else []),
         # Here comes what else is made of the kernels: an Extension or a SharedLibrary with sources of its own.
     ],
     cmdclass={"build_ext": BuildExtension, "sdist": SourceDistribution},
+    setup_requires=[XLA_HEADERS] if WITH_JAX == "1" else [],
 )

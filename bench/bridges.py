@@ -98,6 +98,26 @@ def jax_new(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
     return partial(kernels.lincomb, problem.coefficients, rows, threads=problem.threads), np.asarray
 
 
+def jax_compiled(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
+    """`fastgc.jax.lincomb` in a jitted function."""
+    ours = importlib.import_module("fastgc.jax")
+    jax = importlib.import_module("jax")
+    function = jax.jit(partial(ours.lincomb, problem.coefficients, threads=problem.threads))
+    return partial(_ready, function, jax.numpy.asarray(problem.inputs)), np.asarray
+
+
+def jax_call(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
+    """`fastgc.jax.lincomb` called from Python."""
+    ours = importlib.import_module("fastgc.jax")
+    rows = importlib.import_module("jax").numpy.asarray(problem.inputs)
+    call = partial(ours.lincomb, problem.coefficients, threads=problem.threads)
+    return partial(_ready, call, rows), np.asarray
+
+
+def _ready(call: Callable[[Any], Any], rows: Any) -> Any:
+    return call(rows).block_until_ready()
+
+
 def dlpack_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
     """`kernels.lincomb` on arrays of a library that only DLPack tells about: array-api-strict."""
     strict = importlib.import_module("array_api_strict")
@@ -150,6 +170,8 @@ BRIDGES: dict[str, tuple[Bridge, str]] = {
     "fastgc.torch": (operator_new, "NumPy"),
     "fastgc.torch, out": (operator_out, "NumPy, out"),
     "JAX": (jax_new, "NumPy"),
+    "fastgc.jax": (jax_call, "NumPy"),
+    "fastgc.jax, jitted": (jax_compiled, "NumPy"),
     "DLPack (array-api-strict), out": (dlpack_out, "NumPy, out"),
     "Numba from Python, out": (numba_out, "NumPy, out"),
     "C by ctypes, out": (c_out, "NumPy, out"),

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import fastgc
-from fastgc import kernels, native
+from fastgc import _xla, kernels, native
 from fastgc.stability import LONGEST, Subject, every, examples, table
 
 
@@ -103,8 +103,8 @@ def info() -> dict[str, Any]:
         ``version``, ``build`` (``compiler``, ``flags`` and ``openmp``: the date of its specification, 0 without; None
         without the compiled kernels), ``backends`` (the default first), ``missing`` (why others do not work here),
         ``isa`` (the instruction set in use; None without the compiled kernels), ``isas`` (those that work here, slowest
-        first), ``threads``, ``include`` and ``library`` (the folder of the C header and the library; None where they
-        have not been built), ``numpy``, ``python``.
+        first), ``threads``, ``jax`` (why `fastgc.jax` cannot be used; None where it can), ``include`` and ``library``
+        (the folder of the C header and the library; None where they have not been built), ``numpy``, ``python``.
 
     Raises
     ------
@@ -126,6 +126,7 @@ def info() -> dict[str, Any]:
         "isa": isa,
         "isas": isas,
         "threads": _threads(),
+        "jax": _xla.problem(),
         "include": _path(native.get_include),
         "library": _path(native.get_library),
         "numpy": np.__version__,
@@ -145,6 +146,7 @@ def _info_text(values: dict[str, Any]) -> str:
         ("instruction set", values["isa"] or "none: the compiled kernels are missing"),
         ("available", ", ".join(values["isas"]) or "none"),
         ("threads", str(values["threads"])),
+        ("fastgc.jax", values["jax"] or "works"),
         ("include", values["include"] or "none: not built"),
         ("library", values["library"] or "none: not built"),
         ("NumPy", values["numpy"]),

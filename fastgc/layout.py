@@ -59,7 +59,7 @@ class Layout:
         self.length = self._starts[-1]
         if self.length == 0:
             raise ValueError(f"shapes must have at least one element in all, not {list(self.shapes)}")
-        self._stretches = lru_cache(maxsize=16)(self._cut)
+        self._cached = lru_cache(maxsize=16)(self._cut)
 
     def views(self, vector: Array) -> list[Array]:
         """The tensors of a gradient, as views of it.
@@ -140,7 +140,7 @@ class Layout:
             _checks.output("out", made)
             if any(arrays.overlap(made, piece) for row in rows for piece in row):
                 raise ValueError("out must not overlap the gradients")
-            for begin, end, parts in self._stretches(m):
+            for begin, end, parts in self.stretches(m):
                 inputs = [row[t][start : start + end - begin] for row in rows for t, start in parts]
                 weights = coefficients[:, : len(parts)].reshape(1, -1)
                 kernels.lincomb(weights, inputs, [made[begin:end]], accumulate=accumulate)
@@ -148,8 +148,11 @@ class Layout:
 
         return where.compute(run, lambda: (size, dtype), out)  # type: ignore[no-any-return]
 
+    def stretches(self, m: int) -> list[Stretch]:
+        """The stretches of messages m times shorter than the gradient; not to be changed."""
+        return self._cached(m)
+
     def _cut(self, m: int) -> list[Stretch]:
-        """The stretches of messages m times shorter than the gradient."""
         block = -(-self.length // m)
         # A tensor's start is a new stretch in whichever block it falls, and so is the gradient's end.
         cuts = sorted({start % block for start in self._starts} | {0, block})

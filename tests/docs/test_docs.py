@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -14,7 +15,7 @@ import pytest
 
 import fastgc
 import mpi_runner
-from fastgc import codes, compression, kernels, schemes
+from fastgc import _xla, codes, compression, kernels, schemes
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -28,6 +29,10 @@ MODULES = {
     "fastgc.kernels": kernels,
     "mpi_runner": mpi_runner,
 }
+NEEDS = {"jax.md": _xla.problem()}
+"""Pages whose snippets cannot run here, and why."""
+if NEEDS["jax.md"] is None:
+    MODULES["fastgc.jax"] = importlib.import_module("fastgc.jax")
 
 
 class Block(NamedTuple):
@@ -70,6 +75,8 @@ def test_snippets_run_and_print_what_they_show(page: Path, tmp_path: Path, monke
     """All ```python blocks of a page in one namespace; a ```text block right after one is what it prints."""
     if not page.exists():
         pytest.skip(f"{page.name} has not been written yet")
+    if (reason := NEEDS.get(page.name)) is not None:
+        pytest.skip(reason)
     monkeypatch.chdir(tmp_path)  # snippets may write files
     # As the module __main__ has it: dataclasses and Numba look a function's module up.
     namespace: dict[str, Any] = {"__name__": "__main__"}

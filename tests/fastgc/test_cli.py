@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastgc
-from fastgc import cli, codes, kernels, stability
+from fastgc import _xla, cli, codes, kernels, stability
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +33,7 @@ def test_info() -> None:
     assert rows["fastgc"] == fastgc.__version__
     assert rows["NumPy"] == np.__version__
     assert rows["backends"] == ", ".join(kernels.backends())
+    assert rows["fastgc.jax"] == (_xla.problem() or "works")
     assert int(rows["threads"]) >= 1
     starts = {line.index(rows[line.split("  ", 1)[0]], 15) for line in result.stdout.splitlines()}
     assert len(starts) == 1  # aligned
@@ -43,7 +44,8 @@ def test_info_as_json() -> None:
     assert result.returncode == 0, result.stderr
     values = json.loads(result.stdout)
     assert set(values) == {
-        "version", "build", "backends", "missing", "isa", "isas", "threads", "include", "library", "numpy", "python",
+        "version", "build", "backends", "missing", "isa", "isas", "threads", "jax", "include", "library", "numpy",
+        "python",
     }  # fmt: skip
     assert values["threads"] == 1
     assert values["missing"] == kernels.missing_backends()

@@ -109,7 +109,7 @@ def test_stretches_cover_every_element_once(shapes: Any, m: int) -> None:
     sizes = [int(np.prod(shape)) for shape in shapes]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     seen: list[int] = []
-    stretches = layout._stretches(m)
+    stretches = layout.stretches(m)
     for begin, end, parts in stretches:
         for u, (tensor, first) in enumerate(parts):
             assert 0 <= first < first + end - begin <= sizes[tensor]

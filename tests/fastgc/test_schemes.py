@@ -272,6 +272,9 @@ def test_adaptive_is_grouped_under_every_reduction(workers: int, load: int, opti
             assert np.array_equal(own.coefficients(worker), fixed.coefficients(worker))
         assert fixed.reductions == (m,)
         assert fixed.with_reduction(m) is fixed
+        if m > 1:
+            assert own.fingerprint == fixed.fingerprint
+            assert scheme.in_parts(2).with_reduction(m).fingerprint == fixed.in_parts(2).fingerprint
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 from llvmlite import binding, ir
+from numba.core import cgutils as untyped
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 __all__ = ["decoding_weights", "least_norm_weights", "lincomb", "lincomb_columns", "lincomb_rows"]
 
+cgutils: Any = untyped
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -64,6 +66,82 @@ _fma: Any = intrinsic(_define_fma)  # a * b + c, rounded once
 _pointer: Any = intrinsic(_define_pointer)
 
 
+# Tiles ----------------------------------------------------------------------------------------------------------------
+#
+# R rows by V vectors, all sums in registers, are written in LLVM's vectors: its vectoriser would have to prove that
+# rows do not overlap, and gives up on so many. A vector of 32 bytes is what most processors have; others cut or join.
+
+_VECTOR = 32
+_ROWS = 4
+
+
+def _define_tile(rows: int, vectors: int) -> Any:
+    """``tile(coefficients, inputs, outputs, stride, count, x, accumulate, one)``: addresses of coefficients (`stride`
+    a row) and of the tables of rows, inputs, the column, and a number of the type computed in."""
+
+    def define(_context: Any, *given: Any) -> Any:
+        element = given[-1]
+        size = element.bitwidth // 8
+        lanes = _VECTOR // size
+
+        def generate(codegen: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            coefficients, inputs, outputs, stride, count, x, accumulate, _ = arguments
+            scalar = codegen.get_value_type(element)
+            vector, word = ir.VectorType(scalar, lanes), ir.IntType(64)
+            fused = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{8 * size}"
+            )
+
+            def at(address: Any, index: Any, width: int, kind: Any) -> Any:
+                return builder.inttoptr(builder.add(address, builder.mul(index, word(width))), kind.as_pointer())
+
+            def vectors_of(table: Any, row: Any) -> list[Any]:
+                first = builder.load(at(table, row, 8, word))
+                return [at(first, builder.add(x, word(v * lanes)), size, vector) for v in range(vectors)]
+
+            sums = [[cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(rows)]
+            # A chain begins with -0, to which the first product is added without a change.
+            zero = ir.Constant(vector, [ir.Constant(scalar, -0.0)] * lanes)
+            for r in range(rows):
+                for v, place in enumerate(vectors_of(outputs, word(r))):
+                    with builder.if_else(cgutils.is_not_null(builder, accumulate)) as (then, otherwise):
+                        with then:
+                            builder.store(builder.load(place, align=size), sums[r][v])
+                        with otherwise:
+                            builder.store(zero, sums[r][v])
+            with cgutils.for_range(builder, count) as loop:
+                numbers = [builder.load(place, align=size) for place in vectors_of(inputs, loop.index)]
+                for r in range(rows):
+                    index = builder.add(builder.mul(stride, word(r)), loop.index)
+                    one = builder.load(at(coefficients, index, size, scalar))
+                    head = builder.insert_element(ir.Constant(vector, ir.Undefined), one, ir.IntType(32)(0))
+                    all_ones = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+                    each = builder.shuffle_vector(head, head, all_ones)
+                    for v in range(vectors):
+                        builder.store(builder.call(fused, [each, numbers[v], builder.load(sums[r][v])]), sums[r][v])
+            for r in range(rows):
+                for v, place in enumerate(vectors_of(outputs, word(r))):
+                    builder.store(builder.load(sums[r][v]), place, align=size)
+            return codegen.get_dummy_value()
+
+        if not isinstance(element, types.Float):
+            return None
+        integers = [types.int64] * 6
+        return types.void(*integers, types.boolean, element), generate
+
+    # Numba wants the parameters by name.
+    def tile(
+        context: Any, coefficients: Any, inputs: Any, outputs: Any, stride: Any, count: Any, x: Any, accumulate: Any,
+        one: Any,
+    ) -> Any:  # fmt: skip
+        return define(context, coefficients, inputs, outputs, stride, count, x, accumulate, one)
+
+    return intrinsic(tile)
+
+
+_tile1, _tile2, _tile3, _tile4 = (_define_tile(rows, 4 if rows <= 2 else 2) for rows in range(1, _ROWS + 1))
+
+
 @_compiled
 def lincomb_columns(coefficients: Any, inputs: Any, outputs: Any, begin: int, end: int, accumulate: bool) -> None:
     """Columns ``[begin, end)`` of `lincomb` on rows given by address.
@@ -71,44 +149,53 @@ def lincomb_columns(coefficients: Any, inputs: Any, outputs: Any, begin: int, en
     Parameters
     ----------
     coefficients : array, shape (P, Q)
-        Of the rows' element type, float32 or float64.
+        Of the rows' element type, float32 or float64, C-contiguous.
     inputs, outputs : arrays of uintp, shapes (Q,) and (P,)
         Addresses of the rows' first elements, aligned to their size. Nothing is checked.
     begin, end : int
     accumulate : bool
     """
-    tile = 2048  # elements: the output row and four inputs stay in a 48 KiB first-level cache
-    for x in range(begin, end, tile):
-        stop = min(x + tile, end)
-        for p in range(len(outputs)):
-            out = carray(_pointer(outputs[p]), (stop,), coefficients.dtype)
-            q = 0
-            if not accumulate:
-                c0 = coefficients[p, 0]
-                x0 = carray(_pointer(inputs[0]), (stop,), coefficients.dtype)
-                for i in range(x, stop):
-                    out[i] = c0 * x0[i]
-                q = 1
-            while q + 4 <= len(inputs):
-                c0, c1, c2, c3 = (
-                    coefficients[p, q],
-                    coefficients[p, q + 1],
-                    coefficients[p, q + 2],
-                    coefficients[p, q + 3],
-                )
-                x0 = carray(_pointer(inputs[q]), (stop,), coefficients.dtype)
-                x1 = carray(_pointer(inputs[q + 1]), (stop,), coefficients.dtype)
-                x2 = carray(_pointer(inputs[q + 2]), (stop,), coefficients.dtype)
-                x3 = carray(_pointer(inputs[q + 3]), (stop,), coefficients.dtype)
-                for i in range(x, stop):
-                    out[i] = _fma(c3, x3[i], _fma(c2, x2[i], _fma(c1, x1[i], _fma(c0, x0[i], out[i]))))
-                q += 4
-            while q < len(inputs):
-                c0 = coefficients[p, q]
-                x0 = carray(_pointer(inputs[q]), (stop,), coefficients.dtype)
-                for i in range(x, stop):
-                    out[i] = _fma(c0, x0[i], out[i])
-                q += 1
+    P, Q = coefficients.shape
+    one = coefficients[0, 0]
+    negative = np.empty(1, coefficients.dtype)
+    negative[0] = -0.0
+    size = coefficients.itemsize
+    lanes = _VECTOR // size
+    chunk = 32 * 1024 // size // max(1, min(Q, 16)) // 128 * 128 + 128  # inputs stay in cache for the next rows
+    sources = inputs.ctypes.data
+    for x in range(begin, end, chunk):
+        stop = min(x + chunk, end)
+        for p in range(0, P, _ROWS):
+            rows = min(_ROWS, P - p)
+            at = coefficients.ctypes.data + p * Q * size
+            targets = outputs.ctypes.data + 8 * p
+            i = x
+            width = (4 if rows <= 2 else 2) * lanes
+            if rows == 4:
+                while i + width <= stop:
+                    _tile4(at, sources, targets, Q, Q, i, accumulate, one)
+                    i += width
+            elif rows == 3:
+                while i + width <= stop:
+                    _tile3(at, sources, targets, Q, Q, i, accumulate, one)
+                    i += width
+            elif rows == 2:
+                while i + width <= stop:
+                    _tile2(at, sources, targets, Q, Q, i, accumulate, one)
+                    i += width
+            else:
+                while i + width <= stop:
+                    _tile1(at, sources, targets, Q, Q, i, accumulate, one)
+                    i += width
+            if i < stop:  # fewer columns than a tile has
+                for r in range(p, p + rows):
+                    out = carray(_pointer(outputs[r]), (stop,), coefficients.dtype)
+                    for j in range(i, stop):
+                        chain = out[j] if accumulate else negative[0]
+                        for q in range(Q):
+                            number = carray(_pointer(inputs[q]), (stop,), coefficients.dtype)[j]
+                            chain = _fma(coefficients[r, q], number, chain)
+                        out[j] = chain
 
 
 # Half types ----------------------------------------------------------------------------------------------------------
@@ -159,25 +246,88 @@ def _to_brain(number: Any) -> Any:
     return np.uint16(bits >> np.uint32(16) | np.uint32(0x40)) if number != number else np.uint16(rounded)
 
 
+_LANES = 8  # numbers converted at once
+
+
+def _define_conversion(change: Callable[[Any, Any], Any], source: Any, target: Any) -> Any:
+    """``convert(from, to)``: eight numbers at one address to eight at another."""
+
+    def convert(_context: Any, start: Any, to: Any) -> Any:
+        def generate(_codegen: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            places = [
+                builder.inttoptr(address, ir.VectorType(kind, _LANES).as_pointer())
+                for address, kind in zip(arguments, (source, target), strict=True)
+            ]
+            size = {ir.HalfType(): 2, ir.FloatType(): 4, ir.IntType(16): 2, ir.IntType(32): 4}
+            numbers = builder.load(places[0], align=size[source])
+            builder.store(change(builder, numbers), places[1], align=size[target])
+            return _codegen.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    return intrinsic(convert)
+
+
+def _vector_of(kind: Any, value: int = 0) -> Any:
+    vector = ir.VectorType(kind, _LANES)
+    return ir.Constant(vector, [ir.Constant(kind, value)] * _LANES)
+
+
+def _brain_to_single(builder: Any, bits: Any) -> Any:
+    word = ir.IntType(32)
+    return builder.shl(builder.zext(bits, ir.VectorType(word, _LANES)), _vector_of(word, 16))
+
+
+def _single_to_brain(builder: Any, bits: Any) -> Any:
+    """`_to_brain` on eight numbers."""
+    word = ir.IntType(32)
+    upper = builder.lshr(bits, _vector_of(word, 16))
+    nudge = builder.add(builder.and_(upper, _vector_of(word, 1)), _vector_of(word, 0x7FFF))
+    rounded = builder.lshr(builder.add(bits, nudge), _vector_of(word, 16))
+    size = builder.and_(bits, _vector_of(word, 0x7FFFFFFF))
+    nan = builder.icmp_unsigned(">", size, _vector_of(word, 0x7F800000))
+    chosen = builder.select(nan, builder.or_(upper, _vector_of(word, 0x40)), rounded)
+    return builder.trunc(chosen, ir.VectorType(ir.IntType(16), _LANES))
+
+
+_half, _single = ir.HalfType(), ir.FloatType()
+_widen_halves = _define_conversion(lambda b, x: b.fpext(x, ir.VectorType(_single, _LANES)), _half, _single)
+_narrow_halves = _define_conversion(lambda b, x: b.fptrunc(x, ir.VectorType(_half, _LANES)), _single, _half)
+_widen_brains = _define_conversion(_brain_to_single, ir.IntType(16), ir.IntType(32))
+_narrow_brains = _define_conversion(_single_to_brain, ir.IntType(32), ir.IntType(16))
+
+
 @_compiled
-def _widen_row(address: Any, kind: int, row: Any) -> None:
-    halves = carray(_pointer(address), row.shape, np.uint16)
+def _widen_row(address: Any, kind: int, to: Any, count: int) -> None:
+    halves, row = carray(_pointer(address), (count,), np.uint16), carray(_pointer(to), (count,), np.float32)
+    whole = count // _LANES * _LANES if kind == BFLOAT16 or _CONVERTS else 0
     if kind == FLOAT16:
-        for i in range(len(row)):
+        if _CONVERTS:
+            for i in range(0, whole, _LANES):
+                _widen_halves(address + np.uintp(2 * i), to + np.uintp(4 * i))
+        for i in range(whole, count):
             row[i] = _from_half(halves[i])
     else:
-        for i in range(len(row)):
+        for i in range(0, whole, _LANES):
+            _widen_brains(address + np.uintp(2 * i), to + np.uintp(4 * i))
+        for i in range(whole, count):
             row[i] = _number(np.uint32(halves[i]) << np.uint32(16))
 
 
 @_compiled
-def _narrow_row(row: Any, kind: int, address: Any) -> None:
-    halves = carray(_pointer(address), row.shape, np.uint16)
+def _narrow_row(address: Any, kind: int, to: Any, count: int) -> None:
+    row, halves = carray(_pointer(address), (count,), np.float32), carray(_pointer(to), (count,), np.uint16)
+    whole = count // _LANES * _LANES if kind == BFLOAT16 or _CONVERTS else 0
     if kind == FLOAT16:
-        for i in range(len(row)):
+        if _CONVERTS:
+            for i in range(0, whole, _LANES):
+                _narrow_halves(address + np.uintp(4 * i), to + np.uintp(2 * i))
+        for i in range(whole, count):
             halves[i] = _to_half(row[i])
     else:
-        for i in range(len(row)):
+        for i in range(0, whole, _LANES):
+            _narrow_brains(address + np.uintp(4 * i), to + np.uintp(2 * i))
+        for i in range(whole, count):
             halves[i] = _to_brain(row[i])
 
 
@@ -210,19 +360,19 @@ def lincomb_rows(
             if kind == FLOAT32:
                 sources[q] = inputs[q] + np.uintp(4 * x)
             else:
-                _widen_row(inputs[q] + np.uintp(2 * x), kind, room[q, :count])
                 sources[q] = room[q].ctypes.data
+                _widen_row(inputs[q] + np.uintp(2 * x), kind, sources[q], count)
         for p in range(P):
             if result == FLOAT32:
                 targets[p] = outputs[p] + np.uintp(4 * x)
             else:
-                if accumulate:
-                    _widen_row(outputs[p] + np.uintp(2 * x), result, room[Q + p, :count])
                 targets[p] = room[Q + p].ctypes.data
+                if accumulate:
+                    _widen_row(outputs[p] + np.uintp(2 * x), result, targets[p], count)
         lincomb_columns(coefficients, sources, targets, 0, count, accumulate)
         if result != FLOAT32:
             for p in range(P):
-                _narrow_row(room[Q + p, :count], result, outputs[p] + np.uintp(2 * x))
+                _narrow_row(targets[p], result, outputs[p] + np.uintp(2 * x), count)
 
 
 @_compiled
@@ -256,7 +406,9 @@ def lincomb(coefficients: Any, inputs: Any, out: Any, accumulate: bool) -> None:
     to_rows = np.empty(P, np.uintp)
     for p in range(P):
         to_rows[p] = out.ctypes.data + p * out.strides[0]
-    lincomb_columns(coefficients.astype(inputs.dtype), from_rows, to_rows, 0, inputs.shape[1], accumulate)
+    lincomb_columns(
+        np.ascontiguousarray(coefficients).astype(inputs.dtype), from_rows, to_rows, 0, inputs.shape[1], accumulate
+    )
 
 
 @_compiled

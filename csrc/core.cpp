@@ -98,31 +98,114 @@ class Plan {
 
     void run(const Options& options) {
         const Kernels& kernels = chosen(options);
-        // Pointers into groups_ are set now that it no longer grows.
+        const Demand demand = this->demand();
+        const int threads = thread_count(demand.bytes, options.grain, options.threads, options.team);
+        const Work work = this->work(demand, threads);
+        // Shares end on multiples of 64 columns (a cache line or more), so that only the last one has a tail.
+        over_shares(demand.total, threads, 64, options.team, [&](int thread, const auto& each) {
+            const Scratch<T> scratch = work.of(thread);
+            each(segments_, [&](std::size_t s, Index, Index begin, Index end) {
+                static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segments_[s], scratch, begin, end);
+            });
+        });
+    }
+
+    // The same where the last `spares` rows of every segment, whose outputs are null, are judged and not kept;
+    // the groups' messages too, for every kJudged columns. A stretch across two segments has what both add up to.
+    void run_judging(Index spares, const Judgement& judgement, const Options& options) {
+        const Kernels& kernels = chosen(options);
+        const Demand demand = this->demand();
+        const int threads = thread_count(demand.bytes, options.grain, options.threads, options.team);
+        Work work = this->work(demand, threads);
+        work.shape.past_caches = false;  // there is no reading from there
+        constexpr Index stride = kJudged + 64 / static_cast<Index>(sizeof(T));
+        Out* const values = take<Out>(spares * threads * stride);
+        Out** const starts = take<Out*>(demand.rows * threads);
+        const Index totals = (demand.total + kJudged - 1) / kJudged;
+        std::fill_n(judgement.energies, totals, 0.0);
+        std::fill_n(judgement.sizes, segments_[0].group_count * totals, 0.0);
+        // No thread shares a stretch with another: what is said of it depends on nothing but the messages.
+        over_shares(demand.total, threads, kJudged, options.team, [&](int thread, const auto& each) {
+            const Scratch<T> scratch = work.of(thread);
+            Out* const syndromes = values + spares * thread * stride;
+            Out** const outputs = starts + demand.rows * thread;
+            each(segments_, [&](std::size_t s, Index start, Index begin, Index end) {
+                Segment<In, Out> segment = segments_[s];
+                const Index kept = segment.rows - spares;
+                segment.outputs = outputs;
+                for (Index r = 0; r < spares; ++r) outputs[kept + r] = syndromes + r * stride;
+                for (Index x = begin, stop; x < end; x = stop) {
+                    const Index number = (start + x) / kJudged;
+                    stop = std::min(end, (number + 1) * kJudged - start);
+                    segment.origin = x;
+                    for (Index r = 0; r < kept; ++r) outputs[r] = segments_[s].outputs[r] + x;
+                    static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segment, scratch, x, stop);
+                    for (Index r = 0; r < spares; ++r)
+                        judgement.energies[number] +=
+                            static_cast<const Energy<Out>&>(kernels.energies).run(outputs[kept + r], stop - x);
+                    for (Index g = 0; g < segment.group_count; ++g) {
+                        double& size = judgement.sizes[g * totals + number];
+                        const Group<In>& group = segment.groups[g];
+                        size = std::max(
+                            size, static_cast<const Size<In>&>(kernels.sizes).run(group.inputs, group.count, x, stop));
+                    }
+                }
+            });
+        });
+    }
+
+  private:
+    // What a run reads, writes and computes.
+    struct Demand {
         Index total = 0, levels = 0, rows = 0, inputs = 0;
         double bytes = 0, moved = 0, written = 0;
+    };
+
+    // How it is cut, and what every thread has to work with.
+    struct Work {
+        Scratch<T> shape;
+        Index buffers, results;
+        T** starts;
+        T* panels;
+        Index panel;
+        Scratch<T> of(int thread) const {
+            Scratch<T> scratch = shape;
+            T* const* const own = starts + buffers * thread;
+            if (panels != nullptr) scratch.panel = panels + panel * thread;
+            if (results > 0) scratch.outputs = own;
+            scratch.sums = own + results;
+            return scratch;
+        }
+    };
+
+    Demand demand() {
+        // Pointers into groups_ are set now that it no longer grows.
+        Demand demand;
         const Group<In>* group = groups_.data();
         for (Segment<In, Out>& segment : segments_) {
             segment.groups = group;
             Index read = 0;
             for (Index g = 0; g < segment.group_count; ++g, ++group) {
-                inputs = std::max(inputs, group->count);
+                demand.inputs = std::max(demand.inputs, group->count);
                 read += group->count;
             }
             const double columns = static_cast<double>(segment.length);
             const double both = columns * static_cast<double>(read * sizeof(In) + segment.rows * sizeof(Out));
             // Beyond P = 8 arithmetic outweighs memory; the factor makes a byte moved cost as much as 4 products.
-            bytes += std::max(both, columns * static_cast<double>(read * segment.rows * sizeof(T) / 4));
-            moved += both;
-            written += columns * static_cast<double>(segment.rows * sizeof(Out));
-            total += segment.length;
-            levels = std::max(levels, tree_levels(segment.group_count));
-            rows = std::max(rows, segment.rows);
+            demand.bytes += std::max(both, columns * static_cast<double>(read * segment.rows * sizeof(T) / 4));
+            demand.moved += both;
+            demand.written += columns * static_cast<double>(segment.rows * sizeof(Out));
+            demand.total += segment.length;
+            demand.levels = std::max(demand.levels, tree_levels(segment.group_count));
+            demand.rows = std::max(demand.rows, segment.rows);
         }
-        const int threads = thread_count(bytes, options.grain, options.threads, options.team);
+        return demand;
+    }
 
+    Work work(const Demand& demand, int threads) {
+        const auto [total, levels, rows, inputs, bytes, moved, written] = demand;
         Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr};
-        const auto fit = [&](Index cache, Index count) {  // columns, in steps that every tile divides
+        const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
@@ -160,28 +243,29 @@ class Plan {
         const Index panel = packs ? (shape.columns + 63) / 64 * 64 * shape.pass : 0;
         T* panels = packs ? take<T>(panel * threads) : nullptr;
 
-        // Shares end on multiples of 64 columns (a cache line or more), so that only the last one has a tail.
-        const Index share = (total / threads + 63) / 64 * 64;
-        parallel(threads, options.team, [&](int t) {
-            Scratch<T> scratch = shape;
-            T* const* own = starts + buffers * t;
-            if (packs) scratch.panel = panels + panel * t;
-            if (results > 0) scratch.outputs = own;
-            scratch.sums = own + results;
+        return {shape, buffers, results, starts, panels, panel};
+    }
+
+    // Calls body(thread, each) on every thread; each(segments, visit) calls visit(s, start, begin, end) for the columns
+    // [begin, end) of segment s, which begins at column `start` of all, that are the thread's share.
+    template <class Body>
+    static void over_shares(Index total, int threads, Index step, Team* team, const Body& body) {
+        const Index share = (total / threads + step - 1) / step * step;
+        parallel(threads, team, [&](int t) {
             const Index from = std::min(share * t, total);
             const Index to = t + 1 == threads ? total : std::min(share * (t + 1), total);
-            Index start = 0;
-            for (const Segment<In, Out>& segment : segments_) {
-                const Index begin = std::max(from - start, Index{0});
-                const Index end = std::min(to - start, segment.length);
-                if (begin < end)
-                    static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segment, scratch, begin, end);
-                start += segment.length;
-            }
+            body(t, [from, to](const auto& segments, const auto& visit) {
+                Index start = 0;
+                for (std::size_t s = 0; s < segments.size(); ++s) {
+                    const Index begin = std::max(from - start, Index{0});
+                    const Index end = std::min(to - start, segments[s].length);
+                    if (begin < end) visit(s, start, begin, end);
+                    start += segments[s].length;
+                }
+            });
         });
     }
 
-  private:
     alignas(64) std::byte first_[8192];
     std::pmr::monotonic_buffer_resource arena_{first_, sizeof first_};
     std::pmr::vector<Segment<In, Out>> segments_{&arena_};
@@ -243,24 +327,38 @@ void encode(const double* coefficients, Index d, Index m, const In* const* gradi
     plan.run(options);
 }
 
+namespace {
+
+// Adds the segments of a decoding to a plan, with the groups' checks below their weights.
 template <class In, class Out>
-void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options) {
+void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_count, Index m, Index length, Out* out,
+                  const double* const* checks, Index spares) {
     const Blocks blocks(length, m);
-    Plan<In, Out> plan;
     const auto segment = [&](Index begin, Index end, Index present) {
         if (begin == end) return;
-        Out** rows = plan.template take<Out*>(present);
+        Out** rows = plan.template take<Out*>(present + spares);
         for (Index u = 0; u < present; ++u) rows[u] = out + u * blocks.length + begin;
-        plan.add_segment(end - begin, present, rows, false);
+        std::fill_n(rows + present, spares, nullptr);
+        plan.add_segment(end - begin, present + spares, rows, false);
         for (Index g = 0; g < group_count; ++g) {
             const Received<In>& group = groups[g];
             auto inputs = plan.template take<const In*>(group.count);
             for (Index q = 0; q < group.count; ++q) inputs[q] = group.messages[q] + begin;
-            plan.add_group(inputs, group.count, [&](Index u, Index q) { return group.weights[u * group.count + q]; });
+            plan.add_group(inputs, group.count, [&](Index r, Index q) {
+                return r < present ? group.weights[r * group.count + q] : checks[g][(r - present) * group.count + q];
+            });
         }
     };
     segment(0, blocks.remainder, blocks.full + 1);
     segment(blocks.remainder, blocks.length, blocks.full);
+}
+
+}  // namespace
+
+template <class In, class Out>
+void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options) {
+    Plan<In, Out> plan;
+    add_decoding(plan, groups, group_count, m, length, out, nullptr, 0);
     plan.run(options);
 }
 
@@ -275,6 +373,14 @@ void combine(const Stretch<In, Out>* stretches, Index count, const Options& opti
         });
     });
     plan.run(options);
+}
+
+template <class In>
+void decode_checked(const Received<In>* groups, Index group_count, Index m, Index length, Compute<In>* out,
+                    const double* const* checks, Index spares, const Judgement& judgement, const Options& options) {
+    Plan<In, Compute<In>> plan;
+    add_decoding(plan, groups, group_count, m, length, out, checks, spares);
+    plan.run_judging(spares, judgement, options);
 }
 
 void decoding_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, double* weights,
@@ -316,6 +422,15 @@ FASTGC_FOR(Float16, Float16)
 FASTGC_FOR(Float16, float)
 FASTGC_FOR(BFloat16, BFloat16)
 FASTGC_FOR(BFloat16, float)
+#undef FASTGC_FOR
+
+#define FASTGC_FOR(In)                                                                                                \
+    template void decode_checked(const Received<In>*, Index, Index, Index, Compute<In>*, const double* const*, Index, \
+                                 const Judgement&, const Options&);
+FASTGC_FOR(float)
+FASTGC_FOR(double)
+FASTGC_FOR(Float16)
+FASTGC_FOR(BFloat16)
 #undef FASTGC_FOR
 
 }  // namespace fastgc

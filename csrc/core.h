@@ -55,6 +55,20 @@ struct Stretch {
 template <class In, class Out>
 void combine(const Stretch<In, Out>* stretches, Index count, const Options& options);
 
+// Columns whose syndromes are judged together.
+constexpr Index kJudged = 4096;
+
+// What there is to judge every kJudged columns by.
+struct Judgement {
+    double* energies;  // the sum of squares of the syndromes: the groups' checks · messages, added up like their blocks
+    double* sizes;     // group_count rows: what the largest absolute value of the group's messages is not below
+};
+
+// As decode, and looks at the messages while they are in a cache. checks[g] is spares x groups[g].count.
+template <class In>
+void decode_checked(const Received<In>* groups, Index group_count, Index m, Index length, Compute<In>* out,
+                    const double* const* checks, Index spares, const Judgement& judgement, const Options& options);
+
 // weights[b] = inverse of rows patterns[b] (k of them) of the generator (row-major, k columns). suspicious[b] where
 // the rank must be looked at first; the weights may then be NaN.
 void decoding_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, double* weights,

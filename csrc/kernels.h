@@ -84,7 +84,8 @@ struct Segment {
     Out* const* outputs;
     const Group<In>* groups;
     Index group_count;
-    bool accumulate;  // only with one group: the chain of every element starts from what the output holds
+    bool accumulate;   // only with one group: the chain of every element starts from what the output holds
+    Index origin = 0;  // the column that outputs begin with
 };
 
 // How a call is cut into pieces that stay in cache, and the rows it keeps there, with room for `columns` elements each,
@@ -140,11 +141,27 @@ struct Lincombs : Lincomb<float, float>,
                   Lincomb<BFloat16, BFloat16>,
                   Lincomb<BFloat16, float> {};
 
+// The sum of the squares of n numbers.
+template <class T>
+struct Energy {
+    double (*run)(const T*, Index n);
+};
+struct Energies : Energy<float>, Energy<double> {};
+
+// A size that the largest absolute value in columns [begin, end) of the rows does not fall below, from a few columns.
+template <class In>
+struct Size {
+    double (*run)(const In* const* rows, Index count, Index begin, Index end);
+};
+struct Sizes : Size<float>, Size<double>, Size<Float16>, Size<BFloat16> {};
+
 // One column of the table.
 struct Kernels {
     const char* name;
     bool fused;  // multiply-add with one rounding: all such instruction sets give the same bits
     Lincombs lincombs;
+    Energies energies;
+    Sizes sizes;
     // weights[b] = inverse of the k rows patterns[b] of the generator (row-major, k columns). suspicious[b] where the
     // result must not be trusted before the rank has been looked at. `work`: 64-byte aligned, inversion_room() bytes.
     void (*decoding_weights)(const double* generator, Index k, const std::int64_t* patterns, Index batch,

@@ -411,13 +411,14 @@ void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch,
 template <class In, class Out>
 void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Index begin, Index end) {
     // What passes the caches does so in chunks that begin with a line, if all rows agree where that is.
-    Index head = scratch.past_caches ? before_line(segment.rows, Rows<Out>{segment.outputs, 0}, begin) : -1;
+    Index head =
+        scratch.past_caches ? before_line(segment.rows, Rows<Out>{segment.outputs, segment.origin}, begin) : -1;
     for (Index x = begin, stop; x < end; x = stop) {
         const Index size = head > 0 ? head : scratch.columns;
         head = -1;
         stop = size < end - x ? x + size : end;
         if (scratch.outputs == nullptr) {
-            chunk(segment, scratch, Rows<Out>{segment.outputs, 0}, x, stop, end);
+            chunk(segment, scratch, Rows<Out>{segment.outputs, segment.origin}, x, stop, end);
         } else {
             if (segment.accumulate)
                 for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
@@ -426,4 +427,48 @@ void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratc
         }
     }
     if (scratch.past_caches) fence();
+}
+
+template <class T>
+double energy(const T* row, Index n) {
+    using W = Vec<T>;
+    constexpr int V = 4;
+    constexpr Index width = V * W::lanes;
+    W sums[V];
+    for (W& sum : sums) sum = W::set1(0);
+    Index x = 0;
+    for (; x + width <= n; x += width)
+        for (int v = 0; v < V; ++v) {
+            const W some = W::load(row + x + v * W::lanes);
+            sums[v] = W::fma(some, some, sums[v]);
+        }
+    for (; x < n; x += W::lanes) {
+        const W some = n - x < W::lanes ? W::load_n(row + x, n - x) : W::load(row + x);
+        sums[0] = W::fma(some, some, sums[0]);
+    }
+    T lanes[width];
+    for (int v = 0; v < V; ++v) W::store(lanes + v * W::lanes, sums[v]);
+    double total = 0;
+    for (const T lane : lanes) total += static_cast<double>(lane);
+    return total;
+}
+
+// The largest of a few columns' root mean squares.
+template <class In>
+double some_size(const In* const* rows, Index count, Index begin, Index end) {
+    using T = Compute<In>;
+    using W = Vec<T>;
+    T largest = 0;
+    for (const Index x : {begin, begin + (end - begin) / 2}) {
+        const Index n = end - x < W::lanes ? end - x : W::lanes;
+        W sum = W::set1(0);
+        for (Index r = 0; r < count; ++r) {
+            const W some = n < W::lanes ? W::load_n(rows[r] + x, n) : W::load(rows[r] + x);
+            sum = W::fma(some, some, sum);
+        }
+        T lanes[W::lanes];
+        W::store(lanes, sum);
+        for (const T lane : lanes) largest = largest < lane ? lane : largest;
+    }
+    return __builtin_sqrt(static_cast<double>(largest) / static_cast<double>(count));
 }

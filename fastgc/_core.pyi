@@ -23,6 +23,14 @@ def encode(
 def decode(
     weights: Any, messages: Any, length: int, out: Any = None, threads: int | None = None, isa: str | None = None
 ) -> Any: ...
+def decode_checked(
+    weights: Any,
+    checks: Any,
+    messages: Any,
+    length: int,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> tuple[Any, npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
 def decoding_weights(
     generator: Any, patterns: Any, threads: int | None = None, isa: str | None = None
 ) -> tuple[npt.NDArray[np.float64], list[int]]: ...

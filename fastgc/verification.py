@@ -3,9 +3,9 @@
 The clean messages of a group's survivors F, an element of each, are a word of the code that the survivors' rows of its
 generator span. With δ_F the distance of that code, up to δ_F - 1 wrong messages give no such word, and up to
 ⌊(δ_F - 1) / 2⌋ can be told. What is computed of every column is its distance from the code: the length of ``H @ y``,
-with the rows of H an orthonormal basis of what is orthogonal to the code. These syndromes are more rows of the same
-product that decodes the blocks, so that a message is read once; the groups' are added up like their blocks, each
-turned by an orthogonal matrix of its own. Rounding makes them noise, which `Noise` bounds.
+with the rows of H an orthonormal basis of what is orthogonal to the code. `kernels.decode_checked` makes these
+syndromes together with the blocks and keeps the sums of their squares; the groups' are added up like their blocks,
+each turned by an orthogonal matrix of its own. Rounding makes them noise, which `Noise` bounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from fastgc.approximate import problem_of
 from fastgc.codes import LinearCode
 from fastgc.decoders import LinearDecoder, positions_of
 from fastgc.errors import CorruptMessageError, NotDecodableError
-from fastgc.kernels._segments import segments
 from fastgc.patterns import PatternCache
 
 if TYPE_CHECKING:
@@ -40,10 +39,8 @@ CANCELLATION = 64.0
 """How many times larger than the largest element of a block of messages the terms of their sums are taken to be."""
 DYNAMIC_RANGE = 1024.0
 """A block's largest element counts as no smaller than the whole message's divided by this."""
-SAMPLE = 2
-"""Elements of a block that the first look takes its size from, as far from each other as they can be."""
-CHUNK = 4 * BLOCK
-"""Columns of one group that are decoded and looked at in turns: their syndromes are read from the cache."""
+UNDERFLOW = 2.0**-50
+"""Syndromes smaller than this have squares that float32 may lose: they get the second look, in float64."""
 MOST_COLUMNS = 64
 """Wrong columns that supports are tried on, before all are."""
 MOST_SUPPORTS = 20_000
@@ -113,11 +110,20 @@ class _Group(NamedTuple):
     number: int
     mask: int
     workers: tuple[int, ...]
-    stacked: Matrix
-    """Its weights, and below them its checks."""
     relative: float
     """Of the floor: times the largest element."""
     absolute: float
+
+
+class _Pass(NamedTuple):
+    """A first look at the messages of a survivor set: what the kernel needs, group by group."""
+
+    groups: list[_Group]
+    weights: list[Matrix]
+    checks: list[Matrix]
+    relative: npt.NDArray[np.float64]
+    absolute: float
+    """The sum over the groups."""
 
 
 class Verifier:
@@ -139,7 +145,7 @@ class Verifier:
         ]
         self._parity = PatternCache(self._checks, lambda sets: (), maxsize=16_384)
         self.distance = lru_cache(maxsize=16_384)(self._distance)
-        self._groups = lru_cache(maxsize=1024)(self._planned)
+        self._passes = lru_cache(maxsize=1024)(self._planned)
         # Of each worker the largest sum of absolute coefficients on one partition.
         self._sizes = [float(np.abs(scheme.coefficients(w)).sum(axis=1).max()) for w in range(scheme.workers)]
 
@@ -187,7 +193,7 @@ class Verifier:
         removed: dict[int, str] = {}
         while True:
             try:
-                groups = self._groups(tuple(remaining), approximate, given, noise._replace(magnitude=0.0))
+                planned = self._passes(tuple(remaining), approximate, given, noise._replace(magnitude=0.0))
             except NotDecodableError:
                 if not removed:
                     raise
@@ -197,9 +203,9 @@ class Verifier:
                     sorted(messages),
                     sorted(removed),
                 ) from None
-            gradient, doubtful = self._decoded(groups, remaining, length, given, noise)
+            gradient, doubtful = _decoded(planned, remaining, length, noise)
             wrong: dict[int, str] = {}
-            for group in groups if len(doubtful) else ():
+            for group in planned.groups if doubtful else ():
                 wrong |= self._wrong(group, doubtful, noise, messages, removed)
             if not wrong:
                 if out is None and result_type == gradient.dtype:
@@ -214,50 +220,30 @@ class Verifier:
 
     # One pass --------------------------------------------------------------------------------------------------------
 
-    def _planned(
-        self, present: tuple[int, ...], approximate: bool | str, dtype: np.dtype[Any], noise: Noise
-    ) -> list[_Group]:
-        """The groups that add to the gradient, those without spares too."""
+    def _planned(self, present: tuple[int, ...], approximate: bool | str, dtype: np.dtype[Any], noise: Noise) -> _Pass:
+        """Over the groups that add to the gradient, those without spares too."""
         found = self._scheme.group_weights(present, approximate)
         rows = max([1, *(self._spares(number, mask) for number, mask, _ in found)])
-        groups = []
+        groups, matrices, checks = [], [], []
         for number, mask, weights in found:
             members = self._data.groups[number]
             workers = tuple(members.workers[position] for position in positions_of(mask))
             parity = self._parity.weights((members.decoder, mask))
             # Turned in a space of so many rows: added up, the groups' syndromes do not cancel.
             random = np.random.default_rng(number).standard_normal((rows, len(parity)))
-            stacked = np.concatenate([weights, np.linalg.qr(random)[0] @ parity])
             floor = self._floor(number, mask, rows, dtype, noise) if len(parity) else (0.0, 0.0)
-            groups.append(_Group(number, mask, workers, stacked, *floor))
-        return groups
-
-    def _decoded(
-        self, groups: list[_Group], messages: Mapping[int, Array], length: int, given: np.dtype[Any], noise: Noise
-    ) -> tuple[Array, npt.NDArray[np.intp]]:
-        """The gradient, and the blocks of columns that deserve a second look: all that exceed their floor, and few
-        others."""
-        m, dtype = self._data.reduction, _checks.compute_type(given)
-        block = self._scheme.message_length(length)
-        sent = [[messages[worker] for worker in group.workers] for group in groups]
-        with np.errstate(over="ignore", invalid="ignore"):
-            if len(groups) == 1 and given == dtype:
-                gradient, energies = _in_turns(groups[0].stacked, sent[0], length, m)
-            else:
-                rows = len(groups[0].stacked) - m
-                both = np.empty((m + rows) * block, dtype)
-                kernels.decode([group.stacked for group in groups], sent, len(both), both)
-                gradient, energies = both[:length], _energies(both[m * block :].reshape(rows, block))
-            floor = _floors(groups, sent, noise, block, dtype)
-            fine = (energies <= floor * floor) & np.isfinite(energies)
-        return gradient, np.flatnonzero(~fine)
+            groups.append(_Group(number, mask, workers, *floor))
+            matrices.append(weights)
+            checks.append(np.linalg.qr(random)[0] @ parity)
+        relative = np.array([group.relative for group in groups])
+        return _Pass(groups, matrices, checks, relative, sum(group.absolute for group in groups))
 
     # Second look -----------------------------------------------------------------------------------------------------
 
     def _wrong(
         self,
         group: _Group,
-        doubtful: npt.NDArray[np.intp],
+        doubtful: list[int],
         noise: Noise,
         messages: Mapping[int, Array],
         removed: Mapping[int, str],
@@ -344,58 +330,27 @@ class Verifier:
         return sqrt(count) * (unit * (encoding * CANCELLATION + reading) + half), absolute
 
 
+def _decoded(planned: _Pass, messages: Mapping[int, Array], length: int, noise: Noise) -> tuple[Array, list[int]]:
+    """The gradient, and the blocks of columns that deserve a second look: all that exceed their floor, few others."""
+    sent = [[messages[worker] for worker in group.workers] for group in planned.groups]
+    gradient, energies, sizes = kernels.decode_checked(planned.weights, planned.checks, sent, length)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # From a few columns of the messages: never above the true floors.
+        least = np.maximum(sizes.max(axis=1, keepdims=True) / DYNAMIC_RANGE, noise.magnitude)
+        floors = planned.relative @ np.maximum(sizes, least) + planned.absolute
+        fine = (energies <= floors * floors) & np.isfinite(energies)  # floors may be infinite too
+    if gradient.dtype == np.float32:
+        fine &= floors > UNDERFLOW
+    doubtful = [] if fine.all() else sorted({int(c) // (BLOCK // kernels.JUDGED) for c in np.flatnonzero(~fine)})
+    return gradient, doubtful
+
+
 def _rounding(sent: np.dtype[Any]) -> tuple[float, float]:
     """The unit roundoff and the smallest positive number of a type that messages were rounded to."""
     if _checks.is_bfloat16(sent):
         return 2.0**-8, 2.0**-133
     info = np.finfo(sent)
     return float(info.eps) / 2, float(info.smallest_subnormal)
-
-
-def _in_turns(stacked: Matrix, messages: list[Array], length: int, m: int) -> tuple[Array, Matrix]:
-    """One group's gradient, and the sum of squares of its syndromes in each block of columns."""
-    gradient = np.empty(length, messages[0].dtype)
-    block = len(messages[0])
-    scratch = np.empty((len(stacked) - m, min(CHUNK, block)), gradient.dtype)
-    pieces = segments(length, m)
-    found = []
-    for start in range(0, block, CHUNK):
-        end = min(start + CHUNK, block)
-        syndromes = scratch[:, : end - start]
-        for columns, present in pieces:  # the last of the gradient's blocks may be short
-            first, last = max(start, columns.start), min(end, columns.stop)
-            if first < last:
-                outputs = [gradient[u * block + first : u * block + last] for u in range(present)]
-                outputs += list(syndromes[:, first - start : last - start])
-                weights = stacked if present == m else np.delete(stacked, range(present, m), axis=0)
-                kernels.lincomb(weights, [message[first:last] for message in messages], outputs)
-        found.append(_energies(syndromes))
-    return gradient, np.concatenate(found)
-
-
-def _energies(syndromes: Array) -> Matrix:
-    """The sum of squares of each block of columns."""
-    found = np.zeros(-(-syndromes.shape[1] // BLOCK))
-    for row in syndromes:
-        for number in range(len(found)):
-            part = row[number * BLOCK : (number + 1) * BLOCK]
-            found[number] += np.dot(part, part)
-    return found
-
-
-def _floors(groups: list[_Group], sent: list[list[Array]], noise: Noise, block: int, dtype: np.dtype[Any]) -> Any:
-    """For each block of columns the sum of the groups' floors, from a sample: never above the true one."""
-    total: Any = sum(group.absolute for group in groups)
-    step = BLOCK // SAMPLE
-    firsts = np.arange(0, -(-block // step), SAMPLE)
-    for group, messages in zip(groups, sent, strict=True):
-        if group.relative == 0:
-            continue
-        sample = np.abs(np.array([message[::step] for message in messages], dtype)).max(axis=0)
-        largest = np.maximum.reduceat(sample, firsts).astype(np.float64)
-        least = max(float(largest.max()) / DYNAMIC_RANGE, noise.magnitude)
-        total = total + group.relative * np.maximum(largest, least)
-    return total
 
 
 def _largest(sent: list[Array], wide: Matrix, columns: npt.NDArray[np.intp], noise: Noise) -> Matrix:

@@ -25,8 +25,10 @@ from fastgc.errors import NotDecodableError
 from fastgc.kernels import _segments, reference
 
 __all__ = [
+    "JUDGED",
     "backends",
     "decode",
+    "decode_checked",
     "decoding_weights",
     "encode",
     "full_rank",
@@ -51,6 +53,9 @@ class _Backend(Protocol):
         self, coefficients: Any, gradients: Any, out: Any = ..., accumulate: bool = ..., threads: int | None = ...
     ) -> Any: ...
     def decode(self, weights: Any, messages: Any, length: int, out: Any = ..., threads: int | None = ...) -> Any: ...
+    def decode_checked(
+        self, weights: Any, checks: Any, messages: Any, length: int, threads: int | None = ...
+    ) -> tuple[Any, npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
     def decoding_weights(
         self, generator: Any, patterns: Any, threads: int | None = ...
     ) -> tuple[npt.NDArray[np.float64], list[int]]: ...
@@ -356,6 +361,54 @@ def decode(
     return where.compute(  # type: ignore[no-any-return]
         lambda made: run.decode(matrices, rows, length, made, threads), lambda: (length, rows[0][0].dtype), out
     )
+
+
+JUDGED = 4096
+"""Columns whose syndromes `decode_checked` sums up together."""
+
+
+def decode_checked(
+    weights: Sequence[npt.ArrayLike],
+    checks: Sequence[npt.ArrayLike],
+    messages: Sequence[Rows],
+    length: int,
+    *,
+    threads: int | None = None,
+    backend: str | None = None,
+) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """`decode`, and how far from zero ``checks[g] @ messages[g]``, added over the groups g, are.
+
+    Parameters
+    ----------
+    weights, messages, length
+        As in `decode`.
+    checks : sequence of array_like, shape (S, q_g)
+        Parity checks of each group; S is the same in all.
+    threads, backend
+        As in `lincomb`.
+
+    Returns
+    -------
+    gradient : ndarray of shape (length,)
+        With the bits of `decode`, in the type computed in: float32, or float64 for messages in float64.
+    energies : ndarray of shape (ceil(B / JUDGED),), float64
+        Of every `JUDGED` of the messages' B columns, the sum of the squares of all S syndromes; squares are taken in
+        the type computed in.
+    sizes : ndarray of shape (groups, ceil(B / JUDGED)), float64
+        What the largest absolute value of each group's messages there is not below: the largest root mean square of a
+        few columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `lincomb`.
+
+    Notes
+    -----
+    Messages are read from memory once, and no syndrome is written to it. The energies' bits depend on the instruction
+    set, and on nothing else but the arguments.
+    """
+    return _backend(backend).decode_checked(weights, checks, messages, length, threads)
 
 
 def decoding_weights(

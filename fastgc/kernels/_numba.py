@@ -224,6 +224,37 @@ def decode(weights: Any, messages: Any, length: int, out: Any = None, threads: i
     return results[0]
 
 
+def decode_checked(
+    weights: Any, checks: Any, messages: Any, length: int, threads: int | None = None
+) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    gradient = decode(weights, messages, length, None, threads)
+    groups = [_rows("messages", group) for group in messages]
+    check_items = _arguments.items("checks", checks, "a sequence with a matrix for each group")
+    if len(check_items) != len(groups):
+        raise ValueError(
+            f"checks: expected {len(groups)} matrices, one for each group of weights, got {len(check_items)}"
+        )
+    matrices = [
+        _arguments.coefficients(f"checks[{g}]", check, groups[g][0].dtype) for g, check in enumerate(check_items)
+    ]
+    for g, matrix in enumerate(matrices):
+        if matrix.shape != (len(matrices[0]), len(groups[g])):
+            expected = (len(matrices[0]), len(groups[g]))
+            raise ValueError(f"checks[{g}]: expected shape {expected}, got {matrix.shape}")
+    computed = _checks.compute_type(gradient.dtype)
+    if gradient.dtype != computed:
+        gradient = decode(weights, messages, length, np.empty(len(gradient), computed), threads)
+    spares, block = len(matrices[0]), len(groups[0][0])
+    syndromes = decode(matrices, groups, spares * block, np.empty(spares * block, computed), threads)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.square(syndromes, out=syndromes).reshape(spares, block)
+        energies = np.add.reduceat(squares, range(0, block, 4096), axis=1).sum(axis=0, dtype=np.float64)
+        few = [np.stack([row[::1024] for row in group]).astype(np.float64) for group in groups]
+        some = [np.sqrt(np.mean(np.square(group), axis=0)) for group in few]
+        sizes = np.stack([np.maximum.reduceat(row, range(0, len(row), 4)) for row in some])
+    return gradient, energies, sizes
+
+
 def decoding_weights(
     generator: Any, patterns: Any, threads: int | None = None
 ) -> tuple[npt.NDArray[np.float64], list[int]]:

@@ -260,6 +260,52 @@ void test_combine(const fastgc::Options& how, Index groups, Index length, std::m
     }
 }
 
+// The bits of decode, and syndromes as they would be decoded.
+template <class In>
+void test_decode_checked(const fastgc::Options& how, Index groups, Index m, Index spares, Index length,
+                         std::mt19937& random) {
+    using T = Compute<In>;
+    const Index block = fastgc::block_length(length, m), stretches = (block + fastgc::kJudged - 1) / fastgc::kJudged;
+    std::vector<std::vector<double>> weights, checks;
+    std::vector<std::vector<Row<In>>> messages;
+    std::vector<std::vector<In*>> sources;
+    std::vector<fastgc::Received<In>> received, checked;
+    std::vector<const double*> starts;
+    for (Index g = 0; g < groups; ++g) {
+        const Index count = 1 + g % 4;
+        weights.push_back(numbers(m * count, random));
+        checks.push_back(numbers(spares * count, random));
+        messages.push_back(rows<In>(count, block, g % 3, random));
+        sources.push_back(pointers(messages.back()));
+    }
+    for (Index g = 0; g < groups; ++g) {
+        const Index count = static_cast<Index>(sources[g].size());
+        received.push_back({weights[g].data(), sources[g].data(), count});
+        checked.push_back({checks[g].data(), sources[g].data(), count});
+        starts.push_back(checks[g].data());
+    }
+    const Row<T> plain(length, 1, random, true), out(length, 1, random, true),
+        syndromes(spares * block, 1, random, true);
+    std::vector<double> energies(static_cast<std::size_t>(stretches)),
+        sizes(static_cast<std::size_t>(groups * stretches));
+    fastgc::decode<In, T>(received.data(), groups, m, length, plain.data(), how);
+    fastgc::decode<In, T>(checked.data(), groups, spares, spares * block, syndromes.data(), how);
+    fastgc::decode_checked<In>(received.data(), groups, m, length, out.data(), starts.data(), spares,
+                               {energies.data(), sizes.data()}, how);
+    const std::string where = label("decode_checked", how, {Index{sizeof(In)}, groups, m, spares, length});
+    for (Index i = 0; i < length; ++i) expect(plain.data()[i], out.data()[i], where);
+    for (Index b = 0; b < stretches; ++b) {
+        double energy = 0;
+        for (Index r = 0; r < spares; ++r)
+            for (Index x = b * fastgc::kJudged; x < std::min(block, (b + 1) * fastgc::kJudged); ++x) {
+                const double syndrome = static_cast<double>(syndromes.data()[r * block + x]);
+                energy += syndrome * syndrome;
+            }
+        const double ratio = energies[static_cast<std::size_t>(b)] / energy;
+        expect(1.0, ratio > 1 - 1e-4 && ratio < 1 + 1e-4 ? 1.0 : ratio, where);
+    }
+}
+
 void test_decoding_weights(const fastgc::Options& how, Index n, Index k, Index batch, std::mt19937& random) {
     const auto generator = numbers(n * k, random);
     std::vector<std::int64_t> patterns;
@@ -430,6 +476,10 @@ void test_all(const fastgc::Options& how, std::mt19937& random) {
     test_combine<In, Out>(how, 3, 20011, random);
     test_encode<In, Out>(how, 4, 3, 30011, false, random);
     test_decode<In, Out>(how, 6, 4, thin ? 50003 : 200003, random);  // several chunks of the tree
+    if constexpr (std::is_same_v<Out, Compute<In>>)
+        for (Index spares : {1, 3})
+            for (Index groups : {1, 2, 5})
+                for (Index length : {7, 8192, 40007}) test_decode_checked<In>(how, groups, 3, spares, length, random);
 }
 
 // Results past the caches need more than 32 MiB of them, and copies of many rows as much to move.

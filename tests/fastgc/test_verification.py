@@ -275,6 +275,18 @@ def test_sparse_gradients_are_no_alarm() -> None:
     assert scheme.decode(zeros, 5 * BLOCK, verify=True).corrupt == ()
 
 
+@pytest.mark.parametrize("size", [1e-8, 1e-16, 1e-24, 1e-30])
+def test_small_messages_are_judged_by_their_own_size(size: float) -> None:
+    """Squares of their syndromes are less than float32 can hold."""
+    scheme = schemes.grouped(4, 4, 2)
+    gradients = np.random.default_rng(3).standard_normal((4, 20_000)).astype(np.float32) * np.float32(size)
+    told = {w: scheme.encode(w, gradients) for w in range(4)}
+    assert scheme.decode(told, 20_000, verify=True).corrupt == ()
+    told[2] = told[2].copy()
+    told[2][9_000] += np.float32(size)
+    assert scheme.decode(told, 20_000, verify=True).corrupt == (2,)
+
+
 def test_offenders_in_several_groups_and_of_several_kinds() -> None:
     scheme = schemes.grouped(12, 6, 2)
     run = Runs(scheme, DTYPES[0], 300, 2)

@@ -52,6 +52,9 @@ class Variant:
     def decode(self, *arguments: Any, **keywords: Any) -> Any:
         return self.module.decode(*arguments, **keywords, **dict(self.keywords))
 
+    def decode_checked(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.module.decode_checked(*arguments, **keywords, **dict(self.keywords))
+
     def decoding_weights(self, *arguments: Any, **keywords: Any) -> Any:
         return self.module.decoding_weights(*arguments, **keywords, **dict(self.keywords))
 

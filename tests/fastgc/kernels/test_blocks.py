@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_support import CPU_BACKENDS, DTYPES, GUARD, VARIANTS, gamma, same_bits
+from ml_dtypes import bfloat16
 
 from fastgc import kernels
 from fastgc.kernels import _numba, reference
@@ -166,6 +167,53 @@ def test_decode_inverts_encode(variant):
     messages = [variant.encode(np.tile(generator[p], (5, 1)), gradients) for p in survivors]
     weights = kernels.decoding_weights(generator, survivors)
     np.testing.assert_allclose(variant.decode([weights], [messages], 100), gradients.sum(axis=0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, bfloat16], ids=lambda t: t.__name__)
+@variants
+def test_decode_checked_judges_what_it_decodes(variant, kind):
+    rng = np.random.default_rng(10)
+    wide = np.float64 if kind is np.float64 else np.float32
+    for counts, m, spares, length in [
+        ([3], 2, 1, 1), ([3], 2, 1, 101), ([4, 2, 3], 3, 2, 40_001), ([9], 3, 6, 70_000), ([2] * 5, 1, 1, 8192),
+        ([5, 4], 4, 3, 3 * 16_384 + 1), ([17], 8, 9, 100_003),
+    ]:  # fmt: skip
+        block = -(-length // m)
+        weights = [rng.standard_normal((m, q)) for q in counts]
+        checks = [rng.standard_normal((spares, q)) for q in counts]
+        messages = [rng.standard_normal((q, block)).astype(kind) for q in counts]
+        results = [variant.decode_checked(weights, checks, messages, length, threads=n) for n in (1, 2)]
+        (gradient, energies, sizes), other = results
+        assert all(same_bits(one, two) for one, two in zip(results[0], other, strict=True))
+        assert same_bits(gradient, variant.decode(weights, messages, length, np.empty(length, wide)))
+        starts = range(0, block, kernels.JUDGED)
+        exact = sum(c @ x.astype(np.float64) for c, x in zip(checks, messages, strict=True))
+        np.testing.assert_allclose(energies, np.add.reduceat(exact**2, starts, axis=1).sum(axis=0), rtol=1e-4)
+        largest = [np.maximum.reduceat(np.abs(x.astype(np.float64)), starts, axis=1).max(axis=0) for x in messages]
+        assert sizes.shape == (len(counts), len(starts))
+        assert (sizes <= np.array(largest) * (1 + 1e-6)).all()
+        assert (sizes > 0).all()
+
+
+@variants
+def test_nothing_hides_what_is_not_finite(variant):
+    messages = np.ones((3, 10_000), np.float32)
+    for bad in (np.nan, np.inf, -np.inf, 3e38):
+        messages[1, 5000] = bad
+        _, energies, _ = variant.decode_checked([np.ones((2, 3))], [[[1.0, 2.0, 3.0]]], [messages], 20_000)
+        assert np.isfinite(energies).tolist() == [True, False, True]
+
+
+def test_bad_checks():
+    for name in CPU_BACKENDS:
+        for checks, error, message in (
+            ([np.ones((1, 3))], ValueError, r"checks\[0\].*\(1, 2\).*\(1, 3\)"),
+            ([np.ones((1, 2))] * 2, ValueError, r"checks.*1 matrices.*2"),
+            (3, TypeError, r"checks.*int"),
+            ([[[np.nan, 1]]], ValueError, r"checks\[0\]\[0, 0\].*nan"),
+        ):
+            with pytest.raises(error, match=message):
+                kernels.decode_checked([np.ones((1, 2))], checks, [np.ones((2, 5))], 5, backend=name)
 
 
 vector = np.zeros(60)

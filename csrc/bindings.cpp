@@ -233,48 +233,30 @@ bool truth(PyObject* value) {
     return truth != 0;
 }
 
-// Whether an argument is NumPy's or numbers of Python, or what a library exchanges with C, as far as its first item
-// tells. Other arrays take the way through fastgc.arrays; so does what is nothing of the kind, to be refused there.
-bool is_native(PyObject* value, int depth) {
-    if (py::isinstance<py::array>(value) || PyFloat_Check(value) || PyLong_Check(value)) return true;
-    if (is_exchanged(value)) return true;
-    if (depth == 0 || !(PyList_Check(value) || PyTuple_Check(value))) return false;
-    const auto first = py::reinterpret_steal<py::object>(PySequence_GetItem(value, 0));
-    if (!first) PyErr_Clear();  // nothing in it
-    return !first || is_native(first.ptr(), depth - 1);
-}
-// The deepest are weights: a list of groups, of rows, of numbers.
-bool are_native(PyObject* numbers, PyObject* rows, PyObject* out) {
-    return is_native(numbers, 3) && is_native(rows, 3) && (out == nullptr || out == Py_None || is_native(out, 1));
-}
-bool suit_lincomb(Value value) { return are_native(value[0], value[1], value[2]); }
-bool suit_decode(Value value) { return are_native(value[0], value[1], value[3]); }
-
 py::object direct(const std::string& name, py::object function) {
     if (name == "lincomb")
-        return fastgc::direct(
-            std::move(function), {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, suit_lincomb,
-            [](Value value) {
-                return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
-                    .release()
-                    .ptr();
-            });
+        return fastgc::direct(std::move(function),
+                              {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, [](Value value) {
+                                  return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]),
+                                                 or_none(value[4]), py::none())
+                                      .release()
+                                      .ptr();
+                              });
     if (name == "encode")
         return fastgc::direct(
-            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3}, suit_lincomb,
+            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3},
             [](Value value) {
                 return encode(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
                     .release()
                     .ptr();
             });
     if (name == "decode")
-        return fastgc::direct(std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4},
-                              suit_decode, [](Value value) {
-                                  return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]),
-                                                py::none())
-                                      .release()
-                                      .ptr();
-                              });
+        return fastgc::direct(
+            std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4}, [](Value value) {
+                return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]), py::none())
+                    .release()
+                    .ptr();
+            });
     value_error("name: expected lincomb, encode or decode, got " + name);
 }
 

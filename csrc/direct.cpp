@@ -14,7 +14,6 @@ struct Direct {
     PyObject* function;
     std::array<PyObject*, kMostParameters> names;  // interned, so that nearly every comparison is of addresses
     Parameters parameters;
-    Suits suits;
     Run run;
 };
 
@@ -40,12 +39,11 @@ bool place(const Direct& self, PyObject* const* arguments, std::size_t given, Py
 PyObject* call(PyObject* object, PyObject* const* arguments, std::size_t flagged, PyObject* keywords) {
     const Direct& self = *of(object);
     std::array<PyObject*, kMostParameters> values{};
-    if (!place(self, arguments, static_cast<std::size_t>(PyVectorcall_NARGS(flagged)), keywords, values.data()) ||
-        !self.suits(values.data()))
+    if (!place(self, arguments, static_cast<std::size_t>(PyVectorcall_NARGS(flagged)), keywords, values.data()))
         return PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     try {
         return self.run(values.data());
-    } catch (const Unsuitable&) {
+    } catch (const py::type_error&) {
         return PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     } catch (py::error_already_set& error) {
         error.restore();
@@ -119,7 +117,7 @@ py::object make_type() {
 
 }  // namespace
 
-py::object direct(py::object function, const Parameters& parameters, Suits suits, Run run) {
+py::object direct(py::object function, const Parameters& parameters, Run run) {
     // Objects hold a reference to their type, so that it needs no other owner.
     const py::object type = make_type();
     auto* const python_type = reinterpret_cast<PyTypeObject*>(type.ptr());
@@ -128,7 +126,6 @@ py::object direct(py::object function, const Parameters& parameters, Suits suits
     Direct& self = *of(object);
     self.call = call;
     self.parameters = parameters;
-    self.suits = suits;
     self.run = run;
     self.function = function.release().ptr();
     for (std::size_t i = 0; i < parameters.count; ++i) self.names[i] = PyUnicode_InternFromString(parameters.names[i]);

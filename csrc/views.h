@@ -214,7 +214,14 @@ inline void append_vector(Rows& rows, py::handle object, const Name& name, Acces
     append(rows, object, name, access);
 }
 
+// An array of another library that is none of those exchanged, which must neither be taken apart nor be copied.
+inline bool is_foreign(py::handle object) {
+    return !PyList_Check(object.ptr()) && !PyTuple_Check(object.ptr()) && !py::isinstance<py::array>(object) &&
+           PyObject_HasAttrString(object.ptr(), "__dlpack_device__") != 0;
+}
+
 inline std::vector<py::object> items_of(py::handle object, const Name& name, const char* expected) {
+    if (is_foreign(object)) throw Unsuitable{};
     if (!PySequence_Check(object.ptr()) || py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object))
         type_error(name + ": expected " + expected + ", got " + type_name(object));
     std::vector<py::object> items;
@@ -313,6 +320,7 @@ class Matrix {
     Matrix(py::handle object, const Name& name) {
         const bool known = py::isinstance<py::array>(object) ? read(object) : is_exchanged(object) && exchange(object);
         if (!known) {
+            if (is_foreign(object)) throw Unsuitable{};
             const py::array array = py::array::ensure(object);
             if (!array || std::strchr("biuf", array.dtype().kind()) == nullptr)
                 type_error(name + ": expected real numbers, got " +

@@ -57,7 +57,8 @@ def test_a_run_has_the_bits_of_one_process_whoever_was_used(train: Train, data: 
     size = wire.HEADER.size + -(-(length + -(-length // 32)) // 8) * 8 + 8
     assert {int(row["bytes"]) for row in run.table("arrivals.csv") if row["outcome"] == "used"} == {size}
     models = run.summary["messages"]["models"]
-    assert (run.summary["bytes_sent"] - models * (72 + -(-4 * data.features // 8) * 8 + 8)) % 72 == 0
+    body = -(-4 * data.features // 8) * 8 + 8
+    assert (run.summary["bytes_sent"] - models * (wire.HEADER.size + body)) % wire.HEADER.size == 0
 
     # Others are slow now, and messages come that are not used: the bits are the same.
     first = run.folder.rename(run.folder.with_name("first"))

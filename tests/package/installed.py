@@ -61,7 +61,8 @@ class Environment:
         """Pytest, on a copy of the tests beside which no source of the package lies."""
         copy = self.packages.parent / "tree"
         if not copy.exists():
-            shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+            for folder in ("tests", "bench"):  # some tests use functions of the latter
+                shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(ROOT / "pyproject.toml", copy)
         options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(copy), "-c", str(copy / "pyproject.toml")]
         return self.run("-m", "pytest", *options, *(str(copy / a) if a.startswith("tests") else a for a in arguments))

@@ -24,6 +24,7 @@ computed with: message = decompressed + rest, exactly. `ErrorFeedback` keeps the
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ _HALF_SCALES = -113, 120  # exponents: of the largest numbers that fit; 2**120 a
 _INT8_SCALES = -126, 120  # exponents: 2**e and 2**-e are float32 numbers and not subnormal
 
 
-class Codec:
+class Codec(ABC):
     """Writes messages of one type computed with as bytes, and reads them. Made by `codec`.
 
     Attributes
@@ -63,9 +64,9 @@ class Codec:
     name: str
     unit: float
 
+    @abstractmethod
     def size(self, length: int) -> int:
         """Bytes of `length` numbers."""
-        raise NotImplementedError
 
     def compress(self, message: Array, out: Bytes | None = None) -> Bytes:
         """Write a message as bytes, rounding each number once, to nearest, ties to even.
@@ -132,15 +133,16 @@ class Codec:
         """The numbers themselves, a view of a message's bytes, where they are written without a scale; else None."""
         return None
 
-    def check(self, data: Bytes, length: int) -> None:
+    def check(self, data: Bytes, length: int) -> None:  # noqa: B027  # most have no scales
         """Raise ValueError where `data`, of the right size, has a scale that `compress` does not write."""
 
+    @abstractmethod
     def _write(self, message: Array, out: Bytes) -> bool:
         """Fill `out`; False where some number does not fit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, data: Bytes, out: Array) -> None:
-        raise NotImplementedError
+        """Fill `out` with the numbers."""
 
 
 class _Plain(Codec):

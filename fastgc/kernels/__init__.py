@@ -23,6 +23,7 @@ import numpy.typing as npt
 from fastgc import arrays
 from fastgc.errors import NotDecodableError
 from fastgc.kernels import _segments, reference
+from fastgc.kernels._segments import JUDGED
 
 __all__ = [
     "JUDGED",
@@ -361,10 +362,6 @@ def decode(
     return where.compute(  # type: ignore[no-any-return]
         lambda made: run.decode(matrices, rows, length, made, threads), lambda: (length, rows[0][0].dtype), out
     )
-
-
-JUDGED = 4096
-"""Columns whose syndromes `decode_checked` sums up together."""
 
 
 def decode_checked(

@@ -83,3 +83,16 @@ def patterns(value: Any, n: int, k: int, square: bool) -> npt.NDArray[np.int64]:
             raise ValueError(f"patterns[{index}]: row {row} is not among the generator's {n} rows")
         raise ValueError(f"patterns[{index}]: a row is named twice in {tuple(batch[index].tolist())}")
     return batch.astype(np.int64, copy=False)
+
+
+def groups(weights: Any, messages: Any) -> tuple[list[Any], list[Any]]:
+    """Each group's weights and messages."""
+    weight_items = items("weights", weights, "a sequence with a matrix for each group")
+    message_items = items("messages", messages, "a sequence with the messages of each group")
+    if not weight_items:
+        raise ValueError("weights: expected at least one group, got none")
+    if len(weight_items) != len(message_items):
+        raise ValueError(
+            f"messages: expected {len(weight_items)} groups, one for each of weights, got {len(message_items)}"
+        )
+    return weight_items, message_items

@@ -282,14 +282,7 @@ class Calls:
         return out
 
     def decode(self, weights: Any, messages: Any, length: int, out: Any = None, threads: int | None = None) -> Any:
-        weight_items = _arguments.items("weights", weights, "a sequence with a matrix for each group")
-        message_items = _arguments.items("messages", messages, "a sequence with the messages of each group")
-        if not weight_items:
-            raise ValueError("weights: expected at least one group, got none")
-        if len(weight_items) != len(message_items):
-            raise ValueError(
-                f"messages: expected {len(weight_items)} groups, one for each of weights, got {len(message_items)}"
-            )
+        weight_items, message_items = _arguments.groups(weights, messages)
         total = _arguments.positive("length", length)
         groups: list[list[Row]] = []
         matrices: list[npt.NDArray[np.float64]] = []

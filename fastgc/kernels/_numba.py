@@ -184,14 +184,7 @@ def encode(
 
 
 def decode(weights: Any, messages: Any, length: int, out: Any = None, threads: int | None = None) -> Array:
-    weight_items = _arguments.items("weights", weights, "a sequence with a matrix for each group")
-    message_items = _arguments.items("messages", messages, "a sequence with the messages of each group")
-    if not weight_items:
-        raise ValueError("weights: expected at least one group, got none")
-    if len(weight_items) != len(message_items):
-        raise ValueError(
-            f"messages: expected {len(weight_items)} groups, one for each of weights, got {len(message_items)}"
-        )
+    weight_items, message_items = _arguments.groups(weights, messages)
     total = _arguments.positive("length", length)
     groups: list[list[Array]] = []
     matrices: list[npt.NDArray[np.float64]] = []
@@ -248,8 +241,8 @@ def decode_checked(
     syndromes = decode(matrices, groups, spares * block, np.empty(spares * block, computed), threads)
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.square(syndromes, out=syndromes).reshape(spares, block)
-        energies = np.add.reduceat(squares, range(0, block, 4096), axis=1).sum(axis=0, dtype=np.float64)
-        few = [np.stack([row[::1024] for row in group]).astype(np.float64) for group in groups]
+        energies = np.add.reduceat(squares, range(0, block, _segments.JUDGED), axis=1).sum(axis=0, dtype=np.float64)
+        few = [np.stack([row[:: _segments.JUDGED // 4] for row in group]).astype(np.float64) for group in groups]
         some = [np.sqrt(np.mean(np.square(group), axis=0)) for group in few]
         sizes = np.stack([np.maximum.reduceat(row, range(0, len(row), 4)) for row in some])
     return gradient, energies, sizes

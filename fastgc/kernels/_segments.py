@@ -15,6 +15,9 @@ Array = npt.NDArray[Any]
 # coefficients, inputs, outputs, accumulate
 Lincomb = Callable[[Array, Sequence[Array], Sequence[Array], bool], None]
 
+JUDGED = 4096
+"""Columns whose syndromes `decode_checked` sums up together: kJudged of csrc/core.h."""
+
 
 def block_length(length: int, m: int) -> int:
     """Length of the blocks when a gradient is cut into `m`: the last ones may be short or empty."""

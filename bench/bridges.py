@@ -126,10 +126,22 @@ def dlpack_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
     return call, lambda made: np.stack([np.from_dlpack(row) for row in made])
 
 
+def numba_compiled(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
+    """`fastgc.numba.lincomb` in a jitted function, called from Python: one thread."""
+    _one_thread(problem)
+    numba, ours = importlib.import_module("numba"), importlib.import_module("fastgc.numba")
+
+    @numba.njit  # type: ignore[untyped-decorator, unused-ignore]
+    def compiled(coefficients: Array, inputs: Array, out: Array) -> None:
+        ours.lincomb(coefficients, inputs, out)
+
+    p = problem
+    return partial(_then, partial(compiled, p.coefficients, p.inputs, p.out), p.out), np.asarray
+
+
 def numba_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
-    """The Numba kernels, called from Python: one thread."""
-    if problem.threads > 1:
-        raise ImportError("one thread only")
+    """The kernels written in Numba, which stand in where there are no compiled ones: one thread."""
+    _one_thread(problem)
     compiled = importlib.import_module("fastgc.kernels.numba_kernels").lincomb
     p = problem
     return partial(_then, partial(compiled, p.coefficients, p.inputs, p.out, False), p.out), np.asarray
@@ -157,6 +169,11 @@ def c_out(problem: Problem) -> tuple[Call, Callable[[Any], Array]]:
     return call, np.asarray
 
 
+def _one_thread(problem: Problem) -> None:
+    if problem.threads > 1:
+        raise ImportError("one thread only")
+
+
 def _then(call: Call, result: Array) -> Array:
     call()
     return result
@@ -173,7 +190,8 @@ BRIDGES: dict[str, tuple[Bridge, str]] = {
     "fastgc.jax": (jax_call, "NumPy"),
     "fastgc.jax, jitted": (jax_compiled, "NumPy"),
     "DLPack (array-api-strict), out": (dlpack_out, "NumPy, out"),
-    "Numba from Python, out": (numba_out, "NumPy, out"),
+    "fastgc.numba, jitted, out": (numba_compiled, "NumPy, out"),
+    "Numba's own kernels, out": (numba_out, "NumPy, out"),
     "C by ctypes, out": (c_out, "NumPy, out"),
 }
 """Each with the one that it is measured against: both make a new result, or neither does."""

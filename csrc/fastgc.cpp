@@ -131,10 +131,12 @@ class Coefficients {
     const double* data_;
 };
 
-void require_row(const void* row, Element element, const std::string& name) {
-    given(row, name);
+// `name` is a function, called where there is something to say: to make a name takes longer than to look at a row.
+template <class Name>
+void require_row(const void* row, Element element, const Name& name) {
+    if (row == nullptr) given(row, name());
     if (reinterpret_cast<std::uintptr_t>(row) % size_of(element) != 0)
-        refuse(name + ": elements must be aligned to their size, " + std::to_string(size_of(element)) + " bytes");
+        refuse(name() + ": elements must be aligned to their size, " + std::to_string(size_of(element)) + " bytes");
 }
 
 // Rows that are read, and what is written: their memory must not overlap.
@@ -149,7 +151,8 @@ struct Inputs {
 
 void require_rows(const Inputs& inputs) {
     given(inputs.rows, inputs.name);
-    for (Index q = 0; q < inputs.count; ++q) require_row(inputs.rows[q], inputs.element, item(inputs.name, q));
+    for (Index q = 0; q < inputs.count; ++q)
+        require_row(inputs.rows[q], inputs.element, [&] { return item(inputs.name, q); });
 }
 
 class Outputs {
@@ -158,7 +161,8 @@ class Outputs {
         : name_(name), written_(start(rows, name), count, static_cast<std::size_t>(length) * size_of(element)) {
         if (!may_go_out(from, element))
             refuse(std::string("output_type: ") + name_of(from) + " inputs cannot go out as " + name_of(element));
-        for (Index p = 0; p < count; ++p) require_row(rows[p], element, count > 1 ? item(name, p) : name);
+        for (Index p = 0; p < count; ++p)
+            require_row(rows[p], element, [&] { return count > 1 ? item(name, p) : std::string(name); });
         if (!written_.disjoint()) refuse(name_ + ": rows overlap each other in memory");
     }
     void check(const Inputs& inputs) const {

@@ -7,8 +7,9 @@
         fnb.lincomb(coefficients, gradients, out)
 
 They check what `fastgc.kernels` checks: types when the caller is compiled, all else when it runs. They run on one
-thread, that of the caller. Importing this module imports Numba. A function that calls them takes two or three seconds
-to compile for each combination of argument types, which ``numba.njit(cache=True)`` keeps.
+thread, that of the caller. `lincomb` calls the compiled kernels of `fastgc.native.get_library`, and kernels written in
+Numba where there is no such library. Importing this module imports Numba. A function that calls them takes two or three
+seconds to compile for each combination of argument types, which ``numba.njit(cache=True)`` keeps.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numba.core import errors, types
 from numba.extending import overload
 
 from fastgc import arrays, kernels
-from fastgc.kernels import numba_kernels
+from fastgc.kernels import numba_kernels, numba_library
 
 __all__ = ["decoding_weights", "lincomb"]
 
@@ -71,7 +72,7 @@ def lincomb(coefficients: Any, inputs: Any, out: Any, accumulate: bool = False, 
             return rows
         return rows.view(np.float16 if half == "float16" else arrays.bfloat16("half"))
 
-    kernels.lincomb(coefficients, seen(inputs), seen(out), accumulate=accumulate, threads=1, backend="numba")
+    kernels.lincomb(coefficients, seen(inputs), seen(out), accumulate=accumulate, threads=1)
 
 
 def decoding_weights(
@@ -209,8 +210,8 @@ def _fail(problem: Any) -> None:
 
 
 @numba_kernels._compiled
-def _problem(coefficients: Any, inputs: Any, out: Any, size: int, result_size: int, largest: float) -> Any:
-    """The code of what is wrong with a call, and its numbers; rows are addresses, lengths and strides."""
+def _shape_problem(coefficients: Any, inputs: Any, out: Any, size: int, result_size: int) -> Any:
+    """The code of what is wrong with the shapes of a call, and its numbers; rows are addresses, lengths and strides."""
     P, Q = coefficients.shape
     length = inputs[1, 0] if inputs.shape[1] else 0
     for which, rows, each in ((0, inputs, size), (1, out, result_size)):
@@ -229,6 +230,14 @@ def _problem(coefficients: Any, inputs: Any, out: Any, size: int, result_size: i
         return (7, P, out.shape[1], 0)
     if out[1, 0] != length:
         return (8, length, out[1, 0], 0)
+    return (_FINE, 0, 0, 0)
+
+
+@numba_kernels._compiled
+def _value_problem(coefficients: Any, inputs: Any, out: Any, size: int, result_size: int, largest: float) -> Any:
+    """The same of coefficients and addresses, where shapes are right; the library looks at these itself."""
+    P, Q = coefficients.shape
+    length = inputs[1, 0]
     for p in range(P):
         for q in range(Q):
             if not abs(coefficients[p, q]) <= largest:
@@ -250,14 +259,23 @@ def _lincomb(coefficients: Any, inputs: Any, out: Any, accumulate: bool, kind: i
     double = kind == numba_kernels.FLOAT64
     size = 8 if double else 4 if kind == numba_kernels.FLOAT32 else 2
     result_size = 8 if double else 4 if result == numba_kernels.FLOAT32 else 2
-    problem = _problem(coefficients, inputs, out, size, result_size, _LARGEST if double else _LARGEST_SINGLE)
+    problem = _shape_problem(coefficients, inputs, out, size, result_size)
+    if problem[0] != _FINE:
+        return problem
+    P, Q = coefficients.shape
+    matrix, length = coefficients.ctypes.data, inputs[1, 0]
+    first, to = inputs.ctypes.data, out.ctypes.data
+    if numba_library.lincomb(matrix, P, Q, kind, first, result, to, length, accumulate):
+        return problem
+    # There is no library, or it has refused, as it does what _value_problem names and elements that are not aligned.
+    problem = _value_problem(coefficients, inputs, out, size, result_size, _LARGEST if double else _LARGEST_SINGLE)
     if problem[0] == _FINE:
         sources, targets = inputs[0].astype(np.uintp), out[0].astype(np.uintp)
         if double:
-            numba_kernels.lincomb_rows(coefficients, sources, targets, 0, inputs[1, 0], accumulate, kind, result)
+            numba_kernels.lincomb_rows(coefficients, sources, targets, 0, length, accumulate, kind, result)
         else:
             single = coefficients.astype(np.float32)
-            numba_kernels.lincomb_rows(single, sources, targets, 0, inputs[1, 0], accumulate, kind, result)
+            numba_kernels.lincomb_rows(single, sources, targets, 0, length, accumulate, kind, result)
     return problem
 
 

@@ -203,7 +203,7 @@ def lincomb_columns(coefficients: Any, inputs: Any, outputs: Any, begin: int, en
 # Numba has no arrays of float16 on the CPU and no bfloat16: rows of them are taken by address, as 16 bits a number. An
 # element is widened to float32 once, chains run there, and a result is rounded once, to nearest even.
 
-FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = range(4)  # element types, by the numbers that `lincomb_rows` takes
+FLOAT32, FLOAT64, FLOAT16, BFLOAT16 = 1, 2, 3, 4  # element types, as fastgc.h numbers them
 
 # LLVM's own conversion takes an instruction where the processor has one, and else a function that is not there.
 _CONVERTS = platform.machine() in ("aarch64", "arm64") or bool(binding.get_host_cpu_features().get("f16c"))

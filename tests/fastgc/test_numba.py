@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import ml_dtypes
 import numba
 import numpy as np
@@ -10,9 +16,21 @@ from numba.core.errors import TypingError
 
 import fastgc.numba as fnb
 from fastgc import kernels
-from fastgc.kernels import numba_kernels
+from fastgc.kernels import numba_kernels, numba_library
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
+LIBRARY = numba_library.cell.value
+EITHER = pytest.mark.parametrize("kernels_used", ["library", "numba"], indirect=True)
+
+
+@pytest.fixture
+def kernels_used(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiled code calls the library, or the kernels written in Numba: it asks the cell at every call."""
+    if request.param == "library" and not LIBRARY:
+        pytest.skip("libfastgc has not been built")
+    numba_library.cell.value = LIBRARY if request.param == "library" else 0
+    yield
+    numba_library.cell.value = LIBRARY
 
 
 @numba.njit(cache=True)
@@ -34,8 +52,9 @@ def same(a, b):
     return a.tobytes() == b.tobytes()
 
 
+@EITHER
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_lincomb_on_arrays_and_tuples(dtype):
+def test_lincomb_on_arrays_and_tuples(dtype, kernels_used):
     rng = np.random.default_rng(1)
     c = rng.standard_normal((2, 3))
     for length in (1, 1003):
@@ -55,10 +74,11 @@ def test_lincomb_on_arrays_and_tuples(dtype):
                     assert same(np.stack(out), wanted), (length, accumulate)
 
 
+@EITHER
 @pytest.mark.parametrize(
     ("half", "call"), [(np.dtype(np.float16), combined_float16), (BF16, combined_bfloat16)], ids=str
 )
-def test_half_types_by_their_bits(half, call):
+def test_half_types_by_their_bits(half, call, kernels_used):
     rng = np.random.default_rng(2)
     c = rng.standard_normal((2, 3))
     x = rng.standard_normal((3, 1003), np.float32)
@@ -72,6 +92,74 @@ def test_half_types_by_their_bits(half, call):
             assert same(out, wanted), (kind, result, accumulate)
             fnb.lincomb(c, seen[0], seen[2], accumulate, half=half.name)
             assert same(again, wanted)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_what_the_library_is_given(done):
+    """It has the call's arguments, and what it refuses is done without it."""
+    seen = []
+
+    @ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p,
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int,
+    )  # fmt: skip
+    def library(*given):
+        seen.append(given)
+        return 0 if done else 1
+
+    c, x, out = np.float64([[1, 2, 3], [4, 5, 6]]), np.ones((3, 1003), np.float32), np.full((2, 1003), 7, np.float32)
+    numba_library.cell.value = ctypes.cast(library, ctypes.c_void_p).value or 0
+    try:
+        combined(c, x, out, True)
+    finally:
+        numba_library.cell.value = LIBRARY
+    ((coefficient_type, _, P, Q, kind, _, result, _, length, accumulate, threads),) = seen
+    assert (coefficient_type, P, Q, kind, result, length, accumulate, threads) == (2, 2, 3, 1, 1, 1003, 1, 1)
+    assert np.unique(out, axis=1).tolist() == ([[7], [7]] if done else [[13], [22]])
+
+
+CACHED = """
+import sys
+import numpy as np
+import numba
+from fastgc import native
+
+if sys.argv[1] == "without":
+    def absent():
+        raise FileNotFoundError("moved away")
+    native.get_library = absent
+import fastgc.numba as fnb
+from fastgc.kernels import numba_library
+
+@numba.njit(cache=True)
+def step(c, x, out):
+    fnb.lincomb(c, x, out)
+
+out = np.empty((1, 9), np.float32)
+step(np.float64([[1, 2]]), np.ones((2, 9), np.float32), out)
+assert (out == 3).all(), out
+print(bool(numba_library.cell.value), sum(step.stats.cache_hits.values()))
+"""
+
+
+@pytest.mark.skipif(not LIBRARY, reason="libfastgc has not been built")
+def test_what_numba_keeps_works_in_processes_with_the_library_and_without(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(CACHED)
+    for how, printed in (("with", "True 0"), ("without", "False 1"), ("with", "True 1")):
+        run = subprocess.run([sys.executable, script, how], capture_output=True, text=True, timeout=120, check=False)
+        assert (run.returncode, run.stdout.strip()) == (0, printed), run.stderr
+
+
+@EITHER
+def test_elements_that_are_not_aligned(kernels_used):
+    """The library refuses them, and Numba's kernels do not."""
+    room = np.zeros(8 * 9 + 1, np.uint8)
+    x = room[1:].view(np.float64).reshape(1, 9)
+    x[:] = np.arange(9)
+    out = np.empty((1, 9))
+    combined(np.full((1, 1), 2.0), x, out, False)
+    assert out.tolist() == [[2.0 * i for i in range(9)]]
 
 
 def test_conversions_by_bits_are_those_of_the_processor():
@@ -129,8 +217,9 @@ BAD = {
 }
 
 
+@EITHER
 @pytest.mark.parametrize("name", BAD)
-def test_bad_values(name):
+def test_bad_values(name, kernels_used):
     c, x, out, message = BAD[name]
     before = [np.array(row) for row in out]
     for call in (combined, fnb.lincomb):

@@ -133,20 +133,18 @@ struct Messages {
             rows.push_back(rows_view(message_items[g], {"messages", number}, Access::read));
             require_library(rows[g], rows[0].library);
             require_element(rows[g], rows[0].element, "messages[0]");
-            weights.push_back(matrix(weight_items[g], "weights", g, g == 0 ? -1 : weights[0].rows()));
+            const Name name("weights", static_cast<Index>(g));
+            weights.push_back(coefficients_view(weight_items[g], name, rows[g].element));
+            require_shape_of(weights[g], name, g, weights[0].rows());
             require_shape(rows[g], rows[g].count(), fastgc::block_length(length, weights[0].rows()));
         }
     }
 
-    // A group's matrix, of as many rows if that is not negative.
-    Matrix matrix(py::handle object, const char* name, std::size_t g, Index expected) const {
-        const Name full(name, static_cast<Index>(g));
-        Matrix found = coefficients_view(object, full, rows[g].element);
-        if (expected < 0) expected = found.rows();
-        if (found.rows() != expected || found.columns() != rows[g].count())
-            value_error(full + ": expected shape (" + std::to_string(expected) + ", " +
-                        std::to_string(rows[g].count()) + "), got " + found.shape());
-        return found;
+    // A group's matrix, of as many rows.
+    void require_shape_of(const Matrix& matrix, const Name& name, std::size_t g, Index expected) const {
+        if (matrix.rows() != expected || matrix.columns() != rows[g].count())
+            value_error(name + ": expected shape (" + std::to_string(expected) + ", " +
+                        std::to_string(rows[g].count()) + "), got " + matrix.shape());
     }
 
     Rows output(py::handle out) const {
@@ -188,38 +186,47 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
 }
 
 py::tuple decode_checked(py::handle weights, py::handle checks, py::handle messages, py::handle length,
-                         py::handle threads, py::handle isa) {
+                         py::handle floors, double least, py::handle threads, py::handle isa) {
     const Messages given(weights, messages, length);
     const auto items = items_of(checks, "checks", "a sequence with a matrix for each group");
     if (items.size() != given.rows.size())
         value_error("checks: expected " + std::to_string(given.rows.size()) +
                     " matrices, one for each group of weights, got " + std::to_string(items.size()));
     std::vector<Matrix> matrices;
-    std::vector<const double*> starts;
     for (std::size_t g = 0; g < items.size(); ++g) {
-        matrices.push_back(given.matrix(items[g], "checks", g, g == 0 ? -1 : matrices[0].rows()));
-        starts.push_back(matrices[g].data());
+        const Name name("checks", static_cast<Index>(g));
+        matrices.emplace_back(items[g], name);
+        given.require_shape_of(matrices[g], name, g, matrices[g].rows());
+        require_finite(matrices[g], name, given.rows[g].element);
     }
+    const Matrix allowed(floors, "floors");
+    if (allowed.rows() != static_cast<Index>(items.size()) || allowed.columns() != 2)
+        value_error("floors: expected shape (" + std::to_string(items.size()) + ", 2), got " + allowed.shape());
+    if (!(least >= 0)) value_error("least: expected a number of at least 0, got " + std::to_string(least));
     const fastgc::Options how = options(threads, isa);
     const Element element = given.rows[0].element;
     const bool wide = element == Element::f64;
     const py::array out(wide ? py::dtype::of<double>() : py::dtype::of<float>(), std::vector<Index>{given.length});
     const Rows result = given.output(out);
-    const Index block = fastgc::block_length(given.length, given.weights[0].rows());
-    const Index totals = (block + fastgc::kJudged - 1) / fastgc::kJudged;
-    py::array_t<double> energies(totals), sizes({static_cast<Index>(given.rows.size()), totals});
-    const fastgc::Judgement judgement{energies.mutable_data(), sizes.mutable_data()};
+    std::vector<Index> doubtful;
     with_types(element, result.element, given.rows[0].total() + result.total(), [&](auto* from, auto* to) {
         using In = std::remove_pointer_t<decltype(from)>;
         using Out = std::remove_pointer_t<decltype(to)>;
         if constexpr (std::is_same_v<Out, fastgc::Compute<In>>) {
-            const auto groups = given.groups<In>();
-            fastgc::decode_checked<In>(groups.data(), static_cast<Index>(groups.size()), given.weights[0].rows(),
-                                       given.length, result.as<Out>()[0], starts.data(), matrices[0].rows(), judgement,
-                                       how);
+            auto groups = given.groups<In>();
+            for (std::size_t g = 0; g < groups.size(); ++g) {
+                groups[g].checks = matrices[g].data();
+                groups[g].spares = matrices[g].rows();
+            }
+            static_assert(sizeof(fastgc::Floor) == 2 * sizeof(double));
+            doubtful = fastgc::decode_checked<In>(groups.data(), static_cast<Index>(groups.size()),
+                                                  given.weights[0].rows(), given.length, result.as<Out>()[0],
+                                                  reinterpret_cast<const fastgc::Floor*>(allowed.data()), least, how);
         }
     });
-    return py::make_tuple(out, energies, sizes);
+    py::list stretches;
+    for (const Index stretch : doubtful) stretches.append(stretch);
+    return py::make_tuple(out, stretches);
 }
 
 // The functions above as callables that stand in for those of fastgc.kernels.
@@ -397,8 +404,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
                "threads"_a = py::none(), "isa"_a = py::none());
     module.def("decode", &decode, "weights"_a, "messages"_a, "length"_a, "out"_a = py::none(), "threads"_a = py::none(),
                "isa"_a = py::none());
-    module.def("decode_checked", &decode_checked, "weights"_a, "checks"_a, "messages"_a, "length"_a,
-               "threads"_a = py::none(), "isa"_a = py::none());
+    module.def("decode_checked", &decode_checked, "weights"_a, "checks"_a, "messages"_a, "length"_a, "floors"_a,
+               "least"_a = 0.0, "threads"_a = py::none(), "isa"_a = py::none());
     module.def("direct", &direct, "name"_a, "function"_a);
     module.def("decoding_weights", &decoding_weights, "generator"_a, "patterns"_a, "threads"_a = py::none(),
                "isa"_a = py::none());

@@ -1,6 +1,7 @@
 #include "core.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -16,6 +17,8 @@ namespace {
 const Kernels& chosen(const Options& options) {
     return options.kernels != nullptr ? *options.kernels : default_kernels();
 }
+
+Index stretches(Index columns) { return (columns + kJudged - 1) / kJudged; }
 
 // How a call is cut, measured on Zen 3 (32 KiB + 512 KiB of cache a core, dTLB of 64 pages).
 //
@@ -66,19 +69,20 @@ class Plan {
         segments_.push_back({length, rows, outputs, nullptr, 0, accumulate});
     }
 
-    // A group of the last segment, on `count` inputs, which must outlive the plan; its matrix as a function (p, q).
+    // A group of the last segment, on `count` inputs, which must outlive the plan; its matrix as a function (p, q), the
+    // last `spares` rows of which make syndromes.
     template <class Coefficient>
-    void add_group(const In* const* inputs, Index count, const Coefficient& coefficient) {
+    void add_group(const In* const* inputs, Index count, const Coefficient& coefficient, Index spares = 0) {
         Segment<In, Out>& segment = segments_.back();
-        T* packed = take<T>(segment.rows * count);
-        const Index step = block_rows(segment.rows);
-        for (Index first = 0; first < segment.rows; first += step) {
-            const Index rows = std::min(step, segment.rows - first);
+        const Index total = segment.rows + spares, step = block_rows(total);
+        T* packed = take<T>(total * count);
+        for (Index first = 0; first < total; first += step) {
+            const Index rows = std::min(step, total - first);
             for (Index r = 0; r < rows; ++r)
                 for (Index q = 0; q < count; ++q)
                     packed[first * count + q * rows + r] = static_cast<T>(coefficient(first + r, q));
         }
-        groups_.push_back({packed, inputs, count});
+        groups_.push_back({packed, inputs, count, spares});
         ++segment.group_count;
     }
 
@@ -110,42 +114,36 @@ class Plan {
         });
     }
 
-    // The same where the last `spares` rows of every segment, whose outputs are null, are judged and not kept;
-    // the groups' messages too, for every kJudged columns. A stretch across two segments has what both add up to.
-    void run_judging(Index spares, const Judgement& judgement, const Options& options) {
+    // As run, and what to judge the groups with spares by, for every kJudged columns: the sum of the squares of their
+    // syndromes, and a size that their largest absolute value is not below; groups x stretches numbers of both.
+    void run_judging(double* energies, double* sizes, const Options& options) {
         const Kernels& kernels = chosen(options);
         const Demand demand = this->demand();
         const int threads = thread_count(demand.bytes, options.grain, options.threads, options.team);
-        Work work = this->work(demand, threads);
-        work.shape.past_caches = false;  // there is no reading from there
-        constexpr Index stride = kJudged + 64 / static_cast<Index>(sizeof(T));
-        Out* const values = take<Out>(spares * threads * stride);
-        Out** const starts = take<Out*>(demand.rows * threads);
-        const Index totals = (demand.total + kJudged - 1) / kJudged;
-        std::fill_n(judgement.energies, totals, 0.0);
-        std::fill_n(judgement.sizes, segments_[0].group_count * totals, 0.0);
-        // No thread shares a stretch with another: what is said of it depends on nothing but the messages.
+        const Work work = this->work(demand, threads);
+        const Index groups = segments_[0].group_count, totals = stretches(demand.total);
+        constexpr Index line = 64 / sizeof(double);  // threads share none
+        const Index stride = (groups + line - 1) / line * line;
+        double* const sums = take<double>(stride * threads);
+        std::fill_n(energies, groups * totals, 0.0);
+        std::fill_n(sizes, groups * totals, 0.0);
+        // No thread shares a stretch with another: what is said of it depends on nothing but the messages. It may lie
+        // in two segments, and has what both add up to.
         over_shares(demand.total, threads, kJudged, options.team, [&](int thread, const auto& each) {
-            const Scratch<T> scratch = work.of(thread);
-            Out* const syndromes = values + spares * thread * stride;
-            Out** const outputs = starts + demand.rows * thread;
+            Scratch<T> scratch = work.of(thread);
+            scratch.energies = sums + stride * thread;
             each(segments_, [&](std::size_t s, Index start, Index begin, Index end) {
-                Segment<In, Out> segment = segments_[s];
-                const Index kept = segment.rows - spares;
-                segment.outputs = outputs;
-                for (Index r = 0; r < spares; ++r) outputs[kept + r] = syndromes + r * stride;
+                const Segment<In, Out>& segment = segments_[s];
                 for (Index x = begin, stop; x < end; x = stop) {
                     const Index number = (start + x) / kJudged;
                     stop = std::min(end, (number + 1) * kJudged - start);
-                    segment.origin = x;
-                    for (Index r = 0; r < kept; ++r) outputs[r] = segments_[s].outputs[r] + x;
+                    std::fill_n(scratch.energies, groups, 0.0);
                     static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segment, scratch, x, stop);
-                    for (Index r = 0; r < spares; ++r)
-                        judgement.energies[number] +=
-                            static_cast<const Energy<Out>&>(kernels.energies).run(outputs[kept + r], stop - x);
-                    for (Index g = 0; g < segment.group_count; ++g) {
-                        double& size = judgement.sizes[g * totals + number];
+                    for (Index g = 0; g < groups; ++g) {
                         const Group<In>& group = segment.groups[g];
+                        if (group.spares == 0) continue;
+                        energies[g * totals + number] += scratch.energies[g];
+                        double& size = sizes[g * totals + number];
                         size = std::max(
                             size, static_cast<const Size<In>&>(kernels.sizes).run(group.inputs, group.count, x, stop));
                     }
@@ -204,7 +202,7 @@ class Plan {
 
     Work work(const Demand& demand, int threads) {
         const auto [total, levels, rows, inputs, bytes, moved, written] = demand;
-        Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr};
+        Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr, nullptr};
         const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
@@ -329,24 +327,22 @@ void encode(const double* coefficients, Index d, Index m, const In* const* gradi
 
 namespace {
 
-// Adds the segments of a decoding to a plan, with the groups' checks below their weights.
 template <class In, class Out>
-void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_count, Index m, Index length, Out* out,
-                  const double* const* checks, Index spares) {
+void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_count, Index m, Index length, Out* out) {
     const Blocks blocks(length, m);
     const auto segment = [&](Index begin, Index end, Index present) {
         if (begin == end) return;
-        Out** rows = plan.template take<Out*>(present + spares);
+        Out** rows = plan.template take<Out*>(present);
         for (Index u = 0; u < present; ++u) rows[u] = out + u * blocks.length + begin;
-        std::fill_n(rows + present, spares, nullptr);
-        plan.add_segment(end - begin, present + spares, rows, false);
+        plan.add_segment(end - begin, present, rows, false);
         for (Index g = 0; g < group_count; ++g) {
             const Received<In>& group = groups[g];
             auto inputs = plan.template take<const In*>(group.count);
             for (Index q = 0; q < group.count; ++q) inputs[q] = group.messages[q] + begin;
-            plan.add_group(inputs, group.count, [&](Index r, Index q) {
-                return r < present ? group.weights[r * group.count + q] : checks[g][(r - present) * group.count + q];
-            });
+            const auto coefficient = [&](Index r, Index q) {
+                return r < present ? group.weights[r * group.count + q] : group.checks[(r - present) * group.count + q];
+            };
+            plan.add_group(inputs, group.count, coefficient, group.spares);
         }
     };
     segment(0, blocks.remainder, blocks.full + 1);
@@ -358,7 +354,7 @@ void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_c
 template <class In, class Out>
 void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options) {
     Plan<In, Out> plan;
-    add_decoding(plan, groups, group_count, m, length, out, nullptr, 0);
+    add_decoding(plan, groups, group_count, m, length, out);
     plan.run(options);
 }
 
@@ -376,11 +372,28 @@ void combine(const Stretch<In, Out>* stretches, Index count, const Options& opti
 }
 
 template <class In>
-void decode_checked(const Received<In>* groups, Index group_count, Index m, Index length, Compute<In>* out,
-                    const double* const* checks, Index spares, const Judgement& judgement, const Options& options) {
+std::vector<Index> decode_checked(const Received<In>* groups, Index group_count, Index m, Index length,
+                                  Compute<In>* out, const Floor* floors, double least, const Options& options) {
     Plan<In, Compute<In>> plan;
-    add_decoding(plan, groups, group_count, m, length, out, checks, spares);
-    plan.run_judging(spares, judgement, options);
+    add_decoding(plan, groups, group_count, m, length, out);
+    const Index count = stretches(block_length(length, m));
+    std::vector<double> energies(static_cast<std::size_t>(group_count * count)), sizes(energies.size());
+    plan.run_judging(energies.data(), sizes.data(), options);
+    const bool squares_vanish = sizeof(Compute<In>) < sizeof(double);
+    std::vector<Index> doubtful;
+    for (Index g = 0; g < group_count; ++g) {
+        if (groups[g].spares == 0) continue;
+        const double *const energy = energies.data() + g * count, *const size = sizes.data() + g * count;
+        const double smallest = std::max(least, *std::max_element(size, size + count) / kDynamicRange);
+        for (Index i = 0; i < count; ++i) {
+            const double floor = floors[g].relative * std::max(size[i], smallest) + floors[g].absolute;
+            const bool fine = energy[i] <= floor * floor && std::isfinite(energy[i]);  // floors may be infinite too
+            if (!fine || (squares_vanish && !(floor > kUnderflow))) doubtful.push_back(i);
+        }
+    }
+    std::sort(doubtful.begin(), doubtful.end());
+    doubtful.erase(std::unique(doubtful.begin(), doubtful.end()), doubtful.end());
+    return doubtful;
 }
 
 void decoding_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, double* weights,
@@ -424,9 +437,9 @@ FASTGC_FOR(BFloat16, BFloat16)
 FASTGC_FOR(BFloat16, float)
 #undef FASTGC_FOR
 
-#define FASTGC_FOR(In)                                                                                                \
-    template void decode_checked(const Received<In>*, Index, Index, Index, Compute<In>*, const double* const*, Index, \
-                                 const Judgement&, const Options&);
+#define FASTGC_FOR(In)                                                                                               \
+    template std::vector<Index> decode_checked(const Received<In>*, Index, Index, Index, Compute<In>*, const Floor*, \
+                                               double, const Options&);
 FASTGC_FOR(float)
 FASTGC_FOR(double)
 FASTGC_FOR(Float16)

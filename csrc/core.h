@@ -2,6 +2,8 @@
 // positive and that no output overlaps anything else.
 #pragma once
 
+#include <vector>
+
 #include "kernels.h"
 
 namespace fastgc {
@@ -37,6 +39,8 @@ struct Received {
     const double* weights;      // m x count
     const In* const* messages;  // each of block_length(length, m)
     Index count;
+    const double* checks = nullptr;  // spares x count, for decode_checked: what makes zeros of messages that agree
+    Index spares = 0;
 };
 
 // out (of `length`, block after block) = the groups' weights · messages, added up by the tree of struct Segment.
@@ -55,19 +59,24 @@ struct Stretch {
 template <class In, class Out>
 void combine(const Stretch<In, Out>* stretches, Index count, const Options& options);
 
-// Columns whose syndromes are judged together.
+// Columns whose syndromes, checks · messages, are judged together.
 constexpr Index kJudged = 4096;
+// No messages there count as smaller than the largest anywhere divided by this.
+constexpr double kDynamicRange = 1024;
+// Syndromes smaller than this have squares that float may lose.
+constexpr double kUnderflow = 0x1p-50;
 
-// What there is to judge every kJudged columns by.
-struct Judgement {
-    double* energies;  // the sum of squares of the syndromes: the groups' checks · messages, added up like their blocks
-    double* sizes;     // group_count rows: what the largest absolute value of the group's messages is not below
+// How long a group's syndromes of kJudged columns may be, together: relative to a size that its messages' largest
+// absolute value there is not below, and beside that.
+struct Floor {
+    double relative, absolute;
 };
 
-// As decode, and looks at the messages while they are in a cache. checks[g] is spares x groups[g].count.
+// As decode, and returns the numbers of the stretches of kJudged columns where the syndromes of some group exceed
+// their floor, are not finite or too small to say. `least`: a size that no messages count as below.
 template <class In>
-void decode_checked(const Received<In>* groups, Index group_count, Index m, Index length, Compute<In>* out,
-                    const double* const* checks, Index spares, const Judgement& judgement, const Options& options);
+std::vector<Index> decode_checked(const Received<In>* groups, Index group_count, Index m, Index length,
+                                  Compute<In>* out, const Floor* floors, double least, const Options& options);
 
 // weights[b] = inverse of rows patterns[b] (k of them) of the generator (row-major, k columns). suspicious[b] where
 // the rank must be looked at first; the weights may then be NaN.

@@ -28,7 +28,6 @@ const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET),
                           {&lincomb<Float16, float>},
                           {&lincomb<BFloat16, BFloat16>},
                           {&lincomb<BFloat16, float>}},
-                         {{&energy<float>}, {&energy<double>}},
                          {{&some_size<float>}, {&some_size<double>}, {&some_size<Float16>}, {&some_size<BFloat16>}},
                          &decoding_weights,
                          &least_norm_weights};

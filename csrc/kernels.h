@@ -70,7 +70,8 @@ template <class In>
 struct Group {
     const Compute<In>* coefficients;
     const In* const* inputs;
-    Index count;  // Q, the number of inputs, at least 1
+    Index count;       // Q, the number of inputs, at least 1
+    Index spares = 0;  // rows below the segment's that are syndromes: what they make of the inputs is judged, not kept
 };
 
 // A stretch of columns over which the rows that exist do not change. Its result is the sum of the groups' results
@@ -84,8 +85,7 @@ struct Segment {
     Out* const* outputs;
     const Group<In>* groups;
     Index group_count;
-    bool accumulate;   // only with one group: the chain of every element starts from what the output holds
-    Index origin = 0;  // the column that outputs begin with
+    bool accumulate;  // only with one group: the chain of every element starts from what the output holds
 };
 
 // How a call is cut into pieces that stay in cache, and the rows it keeps there, with room for `columns` elements each,
@@ -99,6 +99,7 @@ struct Scratch {
     T* panel;           // room for `columns` packed columns of `pass` inputs; null: they are read where they are
     T* const* outputs;  // P rows for chains at rest that the outputs cannot hold; null: results are made in place
     T* const* sums;     // tree_levels() times P rows for the tree's partial sums
+    double* energies;   // a number for each group, to which the squares of its syndromes are added
 };
 
 // Up to this size several patterns are inverted at once, one in each lane: their matrices and inverses, 2 k² + 4 k
@@ -141,13 +142,6 @@ struct Lincombs : Lincomb<float, float>,
                   Lincomb<BFloat16, BFloat16>,
                   Lincomb<BFloat16, float> {};
 
-// The sum of the squares of n numbers.
-template <class T>
-struct Energy {
-    double (*run)(const T*, Index n);
-};
-struct Energies : Energy<float>, Energy<double> {};
-
 // A size that the largest absolute value in columns [begin, end) of the rows does not fall below, from a few columns.
 template <class In>
 struct Size {
@@ -160,7 +154,6 @@ struct Kernels {
     const char* name;
     bool fused;  // multiply-add with one rounding: all such instruction sets give the same bits
     Lincombs lincombs;
-    Energies energies;
     Sizes sizes;
     // weights[b] = inverse of the k rows patterns[b] of the generator (row-major, k columns). suspicious[b] where the
     // result must not be trusted before the rank has been looked at. `work`: 64-byte aligned, inversion_room() bytes.

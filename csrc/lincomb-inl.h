@@ -82,13 +82,11 @@ enum class Reach {
     past_caches  // V vectors, stored past the caches; the outputs are aligned to them
 };
 
-// R rows by V vectors at column x: the inputs are read once for all R rows, the outputs written once. The mode is a
-// constant only where that is worth compiling: a branch costs tiles of few inputs a twelfth of their time.
-template <class Out, int R, int V, Reach reach, class T, class Inputs>
-FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inputs& inputs, Rows<Out> outputs, Index x,
-                        Index n) {
+// The chains of R rows by V vectors at column x, n columns of them where that is part of one: the inputs are read once.
+template <class Out, int R, int V, bool partial, class T, class Inputs>
+FASTGC_INLINE void chains(Mode mode, Index count, const T* coefficients, const Inputs& inputs, Rows<Out> outputs,
+                          Index x, Index n, Vec<T> (&sum)[R][V]) {
     using W = Vec<T>;
-    constexpr bool partial = reach == Reach::partial;
     constexpr bool paired = kPaired<typename Inputs::Element, Out, V>;
     static_assert(!partial || V == 1);
     const auto load = [&](const auto* from, W* to) {
@@ -97,9 +95,9 @@ FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inp
         else
             load_all<paired>(from, to, V);
     };
-    W sum[R][V], input[V];
+    W input[V];
     Index q = 0;
-    if (reach != Reach::past_caches && mode == Mode::accumulate) {
+    if (mode == Mode::accumulate) {
         for (int r = 0; r < R; ++r) load(Rows<Out>::at(outputs, r, x), sum[r]);
     } else {
         load(Inputs::row(inputs, 0), input);
@@ -125,13 +123,30 @@ FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inp
             }
         }
     }
+}
+
+// What a row holds, plus V vectors.
+template <bool partial, int V, class T>
+FASTGC_INLINE void add_to(const T* row, Vec<T> (&sum)[V], Index n) {
+    using W = Vec<T>;
+    for (int v = 0; v < V; ++v) sum[v] = W::add(partial ? W::load_n(row, n) : W::load(row + v * W::lanes), sum[v]);
+}
+
+// A tile: its chains, and the outputs written once. The mode is a constant only where that is worth compiling: a branch
+// costs tiles of few inputs a twelfth of their time.
+template <class Out, int R, int V, Reach reach, class T, class Inputs>
+FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inputs& inputs, Rows<Out> outputs, Index x,
+                        Index n) {
+    using W = Vec<T>;
+    constexpr bool partial = reach == Reach::partial;
+    constexpr bool paired = kPaired<typename Inputs::Element, Out, V>;
+    W sum[R][V];
+    chains<Out, R, V, partial>(reach == Reach::past_caches ? Mode::store : mode, count, coefficients, inputs, outputs,
+                               x, n, sum);
     for (int r = 0; r < R; ++r) {
         Out* const out = Rows<Out>::at(outputs, r, x);
         if constexpr (kAdds<T, Out, Inputs> && reach != Reach::past_caches) {
-            if (mode == Mode::add) {
-                load(out, input);
-                for (int v = 0; v < V; ++v) sum[r][v] = W::add(input[v], sum[r][v]);
-            }
+            if (mode == Mode::add) add_to<partial>(out, sum[r], n);
         }
         if constexpr (partial)
             W::store_n(out, sum[r][0], n);
@@ -229,14 +244,11 @@ void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> o
     if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, mode, x, end - x);
 }
 
-template <class Out, class T, class Inputs>
-void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch,
-          bool past_caches, Index begin, Index end) {
+// Calls of(R) with a constant.
+template <class Of>
+void with_rows(Index count, const Of& of) {
     static_assert(kMaxBlockRows == 6, "one case a row count");
-    const auto of = [&](auto count) {
-        columns<Out, count.value>(mode, blocks, inputs, outputs, fetch, past_caches, begin, end);
-    };
-    switch (blocks.rows) {
+    switch (count) {
         case 1:
             return of(Constant<int, 1>{});
         case 2:
@@ -250,6 +262,14 @@ void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> ou
         case 6:
             return of(Constant<int, 6>{});
     }
+}
+
+template <class Out, class T, class Inputs>
+void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch,
+          bool past_caches, Index begin, Index end) {
+    with_rows(blocks.rows, [&](auto count) {
+        columns<Out, count.value>(mode, blocks, inputs, outputs, fetch, past_caches, begin, end);
+    });
 }
 
 // Copies columns of a row, into another type where that is one of the two.
@@ -312,11 +332,77 @@ void multiple(Compute<In> coefficient, const In* from, Out* to, bool past_caches
     narrow(x, n);
 }
 
+// Columns of R rows those of which from `kept` on are syndromes: no memory has them. Returns the sum of their squares.
+template <class T, int R, class In>
+double judged_columns(Mode mode, Index kept, const Group<In> group, const T* coefficients, Rows<T> outputs,
+                      bool past_caches, Index begin, Index end) {
+    using W = Vec<T>;
+    constexpr int V = even_vectors(R);
+    constexpr Index width = V * W::lanes;
+    W squares[V];
+    for (W& some : squares) some = W::set1(0);
+    const auto tile = [&](auto vectors, auto partial, Index x, Index n) {
+        constexpr int count = vectors.value;
+        W sum[R][count];
+        chains<T, R, count, partial.value>(Mode::store, group.count, coefficients, Direct<In>{group.inputs, x}, outputs,
+                                           x, n, sum);
+        for (int r = 0; r < R; ++r) {
+            if (r >= kept) {
+                for (int v = 0; v < count; ++v) squares[v] = W::fma(sum[r][v], sum[r][v], squares[v]);
+                continue;
+            }
+            T* const out = Rows<T>::at(outputs, r, x);
+            if (mode == Mode::add) add_to<partial.value>(out, sum[r], n);
+            if constexpr (partial.value)
+                W::store_n(out, sum[r][0], n);
+            else if (count == V && past_caches)
+                stream_all<false>(out, sum[r], count);
+            else
+                store_all<false>(out, sum[r], count);
+        }
+    };
+    constexpr Constant<bool, false> whole{};
+    Index x = begin;
+    for (; x + width <= end; x += width) tile(Constant<int, V>{}, whole, x, 0);
+    for (; x + W::lanes <= end; x += W::lanes) tile(Constant<int, 1>{}, whole, x, 0);
+    if (x < end) tile(Constant<int, 1>{}, Constant<bool, true>{}, x, end - x);
+    T lanes[width];
+    for (int v = 0; v < V; ++v) W::store(lanes + v * W::lanes, squares[v]);
+    double total = 0;
+    for (const T lane : lanes) total += static_cast<double>(lane);
+    return total;
+}
+
+// A product with syndromes below its rows, the sum of whose squares it returns: one pass over the inputs as they lie.
+template <class T, class In>
+double judged_product(Mode mode, Index rows, const Group<In>& group, Rows<T> outputs, bool past_caches, Index begin,
+                      Index end) {
+    const Index total = rows + group.spares, step = block_rows(total);
+    double energy = 0;
+    for (Index first = 0; first < total; first += step) {
+        const Index size = total - first < step ? total - first : step;
+        const Index left = rows > first ? rows - first : 0, kept = left < size ? left : size;
+        const bool past = past_caches && (kept == 0 || before_line(kept, outputs.from(first), begin) == 0);
+        with_rows(size, [&](auto count) {
+            energy += judged_columns<T, count.value>(mode, kept, group, group.coefficients + first * group.count,
+                                                     outputs.from(rows - left), past, begin, end);
+        });
+    }
+    return energy;
+}
+
 // All P rows of one group's product, over a chunk of the columns that end at `last`.
 template <class In, class Out, class To>
 void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group, const Scratch<Compute<In>>& scratch,
              Rows<To> outputs, Index begin, Index end, Index last) {
     using T = Compute<In>;
+    if constexpr (in_place<In, Out>) {
+        if (group.spares > 0) {
+            scratch.energies[&group - segment.groups] +=
+                judged_product<T>(mode, segment.rows, group, outputs, scratch.past_caches, begin, end);
+            return;
+        }
+    }
     if (group.count == 1 && mode != Mode::add) {
         constexpr Index size = 8 * 1024 / sizeof(In);  // an input for all rows to find in the first-level cache
         const auto row = mode == Mode::store ? multiple<In, To, Mode::store> : multiple<In, To, Mode::accumulate>;
@@ -411,14 +497,13 @@ void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch,
 template <class In, class Out>
 void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Index begin, Index end) {
     // What passes the caches does so in chunks that begin with a line, if all rows agree where that is.
-    Index head =
-        scratch.past_caches ? before_line(segment.rows, Rows<Out>{segment.outputs, segment.origin}, begin) : -1;
+    Index head = scratch.past_caches ? before_line(segment.rows, Rows<Out>{segment.outputs, 0}, begin) : -1;
     for (Index x = begin, stop; x < end; x = stop) {
         const Index size = head > 0 ? head : scratch.columns;
         head = -1;
         stop = size < end - x ? x + size : end;
         if (scratch.outputs == nullptr) {
-            chunk(segment, scratch, Rows<Out>{segment.outputs, segment.origin}, x, stop, end);
+            chunk(segment, scratch, Rows<Out>{segment.outputs, 0}, x, stop, end);
         } else {
             if (segment.accumulate)
                 for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
@@ -427,30 +512,6 @@ void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratc
         }
     }
     if (scratch.past_caches) fence();
-}
-
-template <class T>
-double energy(const T* row, Index n) {
-    using W = Vec<T>;
-    constexpr int V = 4;
-    constexpr Index width = V * W::lanes;
-    W sums[V];
-    for (W& sum : sums) sum = W::set1(0);
-    Index x = 0;
-    for (; x + width <= n; x += width)
-        for (int v = 0; v < V; ++v) {
-            const W some = W::load(row + x + v * W::lanes);
-            sums[v] = W::fma(some, some, sums[v]);
-        }
-    for (; x < n; x += W::lanes) {
-        const W some = n - x < W::lanes ? W::load_n(row + x, n - x) : W::load(row + x);
-        sums[0] = W::fma(some, some, sums[0]);
-    }
-    T lanes[width];
-    for (int v = 0; v < V; ++v) W::store(lanes + v * W::lanes, sums[v]);
-    double total = 0;
-    for (const T lane : lanes) total += static_cast<double>(lane);
-    return total;
 }
 
 // The largest of a few columns' root mean squares.

@@ -386,9 +386,7 @@ class Matrix {
     Index rows_ = 0, columns_ = 0;
 };
 
-inline Matrix coefficients_view(py::handle object, const Name& name, Element element) {
-    Matrix matrix(object, name);
-    if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + matrix.shape());
+inline void require_finite(const Matrix& matrix, const Name& name, Element element) {
     const double* const value = matrix.data();
     const Index i = first_beyond(value, matrix.size(), element);
     if (i < matrix.size()) {
@@ -397,6 +395,12 @@ inline Matrix coefficients_view(py::handle object, const Name& name, Element ele
                      "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +
                      ", got " + text(py::float_(value[i]))));
     }
+}
+
+inline Matrix coefficients_view(py::handle object, const Name& name, Element element) {
+    Matrix matrix(object, name);
+    if (matrix.size() == 0) value_error(name + ": expected at least one row and column, got shape " + matrix.shape());
+    require_finite(matrix, name, element);
     return matrix;
 }
 

@@ -28,9 +28,11 @@ def decode_checked(
     checks: Any,
     messages: Any,
     length: int,
+    floors: Any,
+    least: float = 0.0,
     threads: int | None = None,
     isa: str | None = None,
-) -> tuple[Any, npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+) -> tuple[Any, list[int]]: ...
 def decoding_weights(
     generator: Any, patterns: Any, threads: int | None = None, isa: str | None = None
 ) -> tuple[npt.NDArray[np.float64], list[int]]: ...

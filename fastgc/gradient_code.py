@@ -575,14 +575,20 @@ class GradientCode:
             if verify is not False and where.backend is not None:
                 raise ValueError(f"verify: expected False for messages of {where}: what verifies works on the host")
         if verify is not False and present:
-            given = self._check_messages(messages, expected)
+            given = _checks.message(f"messages[{present[0]}]", messages[present[0]], expected, None)
             result_type = given if dtype is None else _checks.element_type("dtype", dtype)
             if dtype is None and isinstance(out, np.ndarray) and _checks.converts(given, out.dtype):
                 result_type = out.dtype
             self._check_types(present[0], given, result_type)
             _check_out(out, length, result_type, messages)
             noise = Noise() if verify is True else verify
-            return self._verifier.decode(messages, length, given, out, result_type, approximate, noise)
+            try:
+                return self._verifier.decode(
+                    messages, tuple(present), length, given, out, result_type, approximate, noise
+                )
+            except (TypeError, ValueError):
+                self._check_messages(messages, expected)  # which names the worker
+                raise
         found = self.group_weights(present, approximate)
         if dtype is not None:
             result_type = _checks.element_type("dtype", dtype)

@@ -4,8 +4,7 @@ The clean messages of a group's survivors F, an element of each, are a word of t
 generator span. With δ_F the distance of that code, up to δ_F - 1 wrong messages give no such word, and up to
 ⌊(δ_F - 1) / 2⌋ can be told. What is computed of every column is its distance from the code: the length of ``H @ y``,
 with the rows of H an orthonormal basis of what is orthogonal to the code. `kernels.decode_checked` makes these
-syndromes together with the blocks and keeps the sums of their squares; the groups' are added up like their blocks,
-each turned by an orthogonal matrix of its own. Rounding makes them noise, which `Noise` bounds.
+syndromes together with the blocks and adds up their squares. Rounding makes them noise, which `Noise` bounds.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
-from math import ceil, comb, log2, sqrt
+from math import comb, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,10 +36,6 @@ BLOCK = 32_768
 """Columns that are judged together: the noise is relative to the largest element among them."""
 CANCELLATION = 64.0
 """How many times larger than the largest element of a block of messages the terms of their sums are taken to be."""
-DYNAMIC_RANGE = 1024.0
-"""A block's largest element counts as no smaller than the whole message's divided by this."""
-UNDERFLOW = 2.0**-50
-"""Syndromes smaller than this have squares that float32 may lose: they get the second look, in float64."""
 MOST_COLUMNS = 64
 """Wrong columns that supports are tried on, before all are."""
 MOST_SUPPORTS = 20_000
@@ -110,9 +105,6 @@ class _Group(NamedTuple):
     number: int
     mask: int
     workers: tuple[int, ...]
-    relative: float
-    """Of the floor: times the largest element."""
-    absolute: float
 
 
 class _Pass(NamedTuple):
@@ -121,9 +113,8 @@ class _Pass(NamedTuple):
     groups: list[_Group]
     weights: list[Matrix]
     checks: list[Matrix]
-    relative: npt.NDArray[np.float64]
-    absolute: float
-    """The sum over the groups."""
+    floors: Matrix
+    """Shape (groups, 2): what each one's syndromes may be, times its largest element and beside that."""
 
 
 class Verifier:
@@ -157,24 +148,21 @@ class Verifier:
 
     def detection_floor(self, masks: Sequence[int], dtype: np.dtype[Any], noise: Noise) -> dict[int, float]:
         """See `GradientCode.detection_floor`."""
-        spares = [self._spares(g, mask) for g, mask in enumerate(masks)]
-        rows = max(1, *spares)
-        floors = [
-            self._floor(g, mask, rows, dtype, noise)[0] if spare else 0.0
-            for g, (mask, spare) in enumerate(zip(masks, spares, strict=True))
-        ]
         found = {}
         for number, mask in enumerate(masks):
             group = self._data.groups[number]
-            seen = np.linalg.norm(self._parity.weights((group.decoder, mask)), axis=0) if mask else ()
+            parity = self._parity.weights((group.decoder, mask)) if mask else np.empty((0, 0))
+            floor = self._floor(number, mask, dtype, noise)[0] if len(parity) else 0.0
+            seen = np.linalg.norm(parity, axis=0)
             for position, share in zip(positions_of(mask), seen, strict=True):
                 visible = share > 1e-12  # else an error of this worker's looks like another gradient
-                found[group.workers[position]] = float(2 * sum(floors) / share) if visible else float("inf")
+                found[group.workers[position]] = float(2 * floor / share) if visible else float("inf")
         return dict(sorted(found.items()))
 
     def decode(
         self,
         messages: Mapping[int, Array],
+        present: tuple[int, ...],
         length: int,
         given: np.dtype[Any],
         out: Array | None,
@@ -182,18 +170,19 @@ class Verifier:
         approximate: bool | str,
         noise: Noise,
     ) -> Verified:
-        """Decode as `GradientCode.decode` does, from messages that have been checked, leaving wrong ones out.
+        """Decode as `GradientCode.decode` does, from the messages of the sorted survivors, leaving wrong ones out.
 
         Raises
         ------
         CorruptMessageError
             There are wrong messages, and it cannot be told which.
         """
-        remaining = {worker: messages[worker] for worker in sorted(messages)}
+        remaining = present
         removed: dict[int, str] = {}
+        known = noise if noise.magnitude == 0 else noise._replace(magnitude=0.0)
         while True:
             try:
-                planned = self._passes(tuple(remaining), approximate, given, noise._replace(magnitude=0.0))
+                planned = self._passes(remaining, approximate, given, known)
             except NotDecodableError:
                 if not removed:
                     raise
@@ -203,47 +192,51 @@ class Verifier:
                     sorted(messages),
                     sorted(removed),
                 ) from None
-            gradient, doubtful = _decoded(planned, remaining, length, noise)
+            sent = [[messages[worker] for worker in group.workers] for group in planned.groups]
+            gradient, doubtful = kernels.decode_checked(
+                planned.weights, planned.checks, sent, length, planned.floors, noise.magnitude
+            )
             wrong: dict[int, str] = {}
-            for group in planned.groups if doubtful else ():
-                wrong |= self._wrong(group, doubtful, noise, messages, removed)
+            if doubtful:
+                blocks = sorted({stretch * kernels.JUDGED // BLOCK for stretch in doubtful})
+                for group, floor in zip(planned.groups, planned.floors.tolist(), strict=True):
+                    wrong |= self._wrong(group, floor, blocks, noise, messages, removed)
             if not wrong:
                 if out is None and result_type == gradient.dtype:
                     out = gradient
                 else:
                     out = np.empty(length, result_type) if out is None else out
                     kernels.lincomb(((1.0,),), (gradient,), (out,))
-                return Verified(out, tuple(remaining), tuple(sorted(removed)))
+                return Verified(out, remaining, tuple(sorted(removed)))
             removed |= wrong
-            for worker in wrong:
-                del remaining[worker]
+            remaining = tuple(worker for worker in remaining if worker not in wrong)
 
     # One pass --------------------------------------------------------------------------------------------------------
 
     def _planned(self, present: tuple[int, ...], approximate: bool | str, dtype: np.dtype[Any], noise: Noise) -> _Pass:
         """Over the groups that add to the gradient, those without spares too."""
-        found = self._scheme.group_weights(present, approximate)
-        rows = max([1, *(self._spares(number, mask) for number, mask, _ in found)])
-        groups, matrices, checks = [], [], []
-        for number, mask, weights in found:
+        groups, matrices, checks, floors = [], [], [], []
+        for number, mask, weights in self._scheme.group_weights(present, approximate):
             members = self._data.groups[number]
             workers = tuple(members.workers[position] for position in positions_of(mask))
             parity = self._parity.weights((members.decoder, mask))
-            # Turned in a space of so many rows: added up, the groups' syndromes do not cancel.
-            random = np.random.default_rng(number).standard_normal((rows, len(parity)))
-            floor = self._floor(number, mask, rows, dtype, noise) if len(parity) else (0.0, 0.0)
-            groups.append(_Group(number, mask, workers, *floor))
+            groups.append(_Group(number, mask, workers))
             matrices.append(weights)
-            checks.append(np.linalg.qr(random)[0] @ parity)
-        relative = np.array([group.relative for group in groups])
-        return _Pass(groups, matrices, checks, relative, sum(group.absolute for group in groups))
+            if len(parity):
+                checks.append(parity)
+                floors.append(self._floor(number, mask, dtype, noise))
+            else:  # zero times what is not finite is not zero
+                checks.append(np.zeros((1, len(workers))))
+                floors.append((0.0, 1.0))
+        return _Pass(groups, matrices, checks, np.array(floors))
 
     # Second look -----------------------------------------------------------------------------------------------------
 
     def _wrong(
         self,
         group: _Group,
-        doubtful: list[int],
+        floor: Sequence[float],
+        blocks: list[int],
         noise: Noise,
         messages: Mapping[int, Array],
         removed: Mapping[int, str],
@@ -251,7 +244,7 @@ class Verifier:
         """The workers of a group whose messages are wrong, and how it shows; none where the columns are clean."""
         sent = [messages[worker] for worker in group.workers]
         block = len(sent[0])
-        columns = np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, block)) for b in doubtful])
+        columns = np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, block)) for b in blocks])
         wide = np.stack([message[columns].astype(np.float64) for message in sent])
         odd = ~np.isfinite(wide).all(axis=1)
         if odd.any():
@@ -261,7 +254,8 @@ class Verifier:
         if not len(parity):
             return {}
         syndromes = parity @ wide
-        floors = group.absolute + group.relative * _largest(sent, wide, columns, noise)
+        relative, absolute = floor
+        floors = absolute + relative * _largest(sent, wide, columns, noise)
         excess = np.linalg.norm(syndromes, axis=0) / np.maximum(floors, np.finfo(np.float64).tiny)
         bad = np.flatnonzero(excess > 1)
         if not len(bad):
@@ -284,9 +278,6 @@ class Verifier:
 
     # Codes -----------------------------------------------------------------------------------------------------------
 
-    def _spares(self, group: int, mask: int) -> int:
-        return len(self._parity.weights((self._data.groups[group].decoder, mask))) if mask else 0
-
     def _distance(self, decoder: int, mask: int) -> int:
         """δ_F of a group's survivors; where it takes too long to find, the bound that puncturing leaves."""
         basis, parity = self._checks[decoder].basis(mask)
@@ -303,11 +294,11 @@ class Verifier:
                 return max(1, own.code.distance - missing)
             raise
 
-    def _floor(self, group: int, mask: int, rows: int, dtype: np.dtype[Any], noise: Noise) -> tuple[float, float]:
+    def _floor(self, group: int, mask: int, dtype: np.dtype[Any], noise: Noise) -> tuple[float, float]:
         """The largest distance from the code that rounding explains: relative to the largest element, and absolute.
 
         Of q messages, each is rounded R times, relative to the sum of its terms' absolute values; its syndromes, rows
-        of length 1, are chains of q steps, and the groups' are added up in a tree. See docs/maths.md.
+        of length 1, are chains of q steps. See docs/maths.md.
         """
         compute = np.finfo(_checks.compute_type(dtype))
         unit = float(compute.eps) / 2
@@ -316,7 +307,8 @@ class Verifier:
         count, columns = len(workers), self._checks[members.decoder].matrix.shape[1]
         load = max(len(self._data.assignment[worker]) for worker in workers)
         encoding = load * self._data.reduction + 1 + count + columns  # the last two: H itself, in float64
-        reading = sqrt(rows) * (count + 2 + ceil(log2(len(self._data.groups))))
+        spares = len(self._parity.weights((members.decoder, mask)))
+        reading = sqrt(spares) * (count + 2)
         tiny, half = float(compute.tiny), 0.0
         sent = np.dtype(dtype if noise.dtype is None else noise.dtype)
         if sent != _checks.compute_type(dtype):
@@ -328,21 +320,6 @@ class Verifier:
             size = sqrt(sum(self._sizes[worker] ** 2 for worker in workers)) * noise.scale
             return 0.0, absolute + (unit * (encoding + reading) + half) * size
         return sqrt(count) * (unit * (encoding * CANCELLATION + reading) + half), absolute
-
-
-def _decoded(planned: _Pass, messages: Mapping[int, Array], length: int, noise: Noise) -> tuple[Array, list[int]]:
-    """The gradient, and the blocks of columns that deserve a second look: all that exceed their floor, few others."""
-    sent = [[messages[worker] for worker in group.workers] for group in planned.groups]
-    gradient, energies, sizes = kernels.decode_checked(planned.weights, planned.checks, sent, length)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # From a few columns of the messages: never above the true floors.
-        least = np.maximum(sizes.max(axis=1, keepdims=True) / DYNAMIC_RANGE, noise.magnitude)
-        floors = planned.relative @ np.maximum(sizes, least) + planned.absolute
-        fine = (energies <= floors * floors) & np.isfinite(energies)  # floors may be infinite too
-    if gradient.dtype == np.float32:
-        fine &= floors > UNDERFLOW
-    doubtful = [] if fine.all() else sorted({int(c) // (BLOCK // kernels.JUDGED) for c in np.flatnonzero(~fine)})
-    return gradient, doubtful
 
 
 def _rounding(sent: np.dtype[Any]) -> tuple[float, float]:
@@ -360,7 +337,7 @@ def _largest(sent: list[Array], wide: Matrix, columns: npt.NDArray[np.intp], noi
     largest = np.maximum.reduceat(np.abs(wide).max(axis=0), starts)
     with np.errstate(invalid="ignore"):
         whole = max(float(np.fmax.reduce(np.abs(message.astype(np.float64)))) for message in sent)
-    least = max(whole / DYNAMIC_RANGE, noise.magnitude) if np.isfinite(whole) else noise.magnitude
+    least = max(whole / kernels.DYNAMIC_RANGE, noise.magnitude) if np.isfinite(whole) else noise.magnitude
     sizes = np.maximum(largest, least)
     return np.asarray(np.repeat(sizes, np.diff(starts, append=len(columns))))
 

@@ -23,9 +23,10 @@ import numpy.typing as npt
 from fastgc import arrays
 from fastgc.errors import NotDecodableError
 from fastgc.kernels import _segments, reference
-from fastgc.kernels._segments import JUDGED
+from fastgc.kernels._segments import DYNAMIC_RANGE, JUDGED
 
 __all__ = [
+    "DYNAMIC_RANGE",
     "JUDGED",
     "backends",
     "decode",
@@ -55,8 +56,15 @@ class _Backend(Protocol):
     ) -> Any: ...
     def decode(self, weights: Any, messages: Any, length: int, out: Any = ..., threads: int | None = ...) -> Any: ...
     def decode_checked(
-        self, weights: Any, checks: Any, messages: Any, length: int, threads: int | None = ...
-    ) -> tuple[Any, npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+        self,
+        weights: Any,
+        checks: Any,
+        messages: Any,
+        length: int,
+        floors: Any,
+        least: float,
+        threads: int | None = ...,
+    ) -> tuple[Any, list[int]]: ...
     def decoding_weights(
         self, generator: Any, patterns: Any, threads: int | None = ...
     ) -> tuple[npt.NDArray[np.float64], list[int]]: ...
@@ -369,18 +377,27 @@ def decode_checked(
     checks: Sequence[npt.ArrayLike],
     messages: Sequence[Rows],
     length: int,
+    floors: npt.ArrayLike,
+    least: float = 0.0,
     *,
     threads: int | None = None,
     backend: str | None = None,
-) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """`decode`, and how far from zero ``checks[g] @ messages[g]``, added over the groups g, are.
+) -> tuple[Array, list[int]]:
+    """`decode`, and where ``checks[g] @ messages[g]`` is farther from zero than a floor, for some group g.
 
     Parameters
     ----------
     weights, messages, length
         As in `decode`.
-    checks : sequence of array_like, shape (S, q_g)
-        Parity checks of each group; S is the same in all.
+    checks : sequence of array_like, shape (S_g, q_g)
+        Parity checks of each group; a group that has none is not judged.
+    floors : array_like, shape (groups, 2)
+        How long a group's syndromes may be: the root of the sum of the squares of all S_g in `JUDGED` of the messages'
+        columns. Relative to a size that the largest absolute value of the group's messages there is not below, and
+        beside that.
+    least : float
+        A size that no messages count as below; nor do they as below the largest size anywhere, divided by
+        `DYNAMIC_RANGE`.
     threads, backend
         As in `lincomb`.
 
@@ -388,12 +405,9 @@ def decode_checked(
     -------
     gradient : ndarray of shape (length,)
         With the bits of `decode`, in the type computed in: float32, or float64 for messages in float64.
-    energies : ndarray of shape (ceil(B / JUDGED),), float64
-        Of every `JUDGED` of the messages' B columns, the sum of the squares of all S syndromes; squares are taken in
-        the type computed in.
-    sizes : ndarray of shape (groups, ceil(B / JUDGED)), float64
-        What the largest absolute value of each group's messages there is not below: the largest root mean square of a
-        few columns.
+    doubtful : list of int
+        The numbers of the stretches of `JUDGED` columns where the syndromes of some group exceed their floor, are not
+        finite, or are so small that their squares, which are taken in the type computed in, may have vanished.
 
     Raises
     ------
@@ -402,10 +416,10 @@ def decode_checked(
 
     Notes
     -----
-    Messages are read from memory once, and no syndrome is written to it. The energies' bits depend on the instruction
-    set, and on nothing else but the arguments.
+    Messages are read from memory once, and syndromes are never written to it. The size is the largest root mean square
+    of a few columns. Squares are added up in an order that depends on the instruction set, and on nothing else.
     """
-    return _backend(backend).decode_checked(weights, checks, messages, length, threads)
+    return _backend(backend).decode_checked(weights, checks, messages, length, floors, least, threads)
 
 
 def decoding_weights(

@@ -218,34 +218,51 @@ def decode(weights: Any, messages: Any, length: int, out: Any = None, threads: i
 
 
 def decode_checked(
-    weights: Any, checks: Any, messages: Any, length: int, threads: int | None = None
-) -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    gradient = decode(weights, messages, length, None, threads)
-    groups = [_rows("messages", group) for group in messages]
+    weights: Any,
+    checks: Any,
+    messages: Any,
+    length: int,
+    floors: Any,
+    least: float = 0.0,
+    threads: int | None = None,
+) -> tuple[Array, list[int]]:
+    _, message_items = _arguments.groups(weights, messages)
+    groups = [_rows(f"messages[{g}]", group) for g, group in enumerate(message_items)]
     check_items = _arguments.items("checks", checks, "a sequence with a matrix for each group")
     if len(check_items) != len(groups):
         raise ValueError(
             f"checks: expected {len(groups)} matrices, one for each group of weights, got {len(check_items)}"
         )
-    matrices = [
-        _arguments.coefficients(f"checks[{g}]", check, groups[g][0].dtype) for g, check in enumerate(check_items)
-    ]
-    for g, matrix in enumerate(matrices):
-        if matrix.shape != (len(matrices[0]), len(groups[g])):
-            expected = (len(matrices[0]), len(groups[g]))
-            raise ValueError(f"checks[{g}]: expected shape {expected}, got {matrix.shape}")
-    computed = _checks.compute_type(gradient.dtype)
-    if gradient.dtype != computed:
-        gradient = decode(weights, messages, length, np.empty(len(gradient), computed), threads)
-    spares, block = len(matrices[0]), len(groups[0][0])
-    syndromes = decode(matrices, groups, spares * block, np.empty(spares * block, computed), threads)
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.square(syndromes, out=syndromes).reshape(spares, block)
-        energies = np.add.reduceat(squares, range(0, block, _segments.JUDGED), axis=1).sum(axis=0, dtype=np.float64)
-        few = [np.stack([row[:: _segments.JUDGED // 4] for row in group]).astype(np.float64) for group in groups]
-        some = [np.sqrt(np.mean(np.square(group), axis=0)) for group in few]
-        sizes = np.stack([np.maximum.reduceat(row, range(0, len(row), 4)) for row in some])
-    return gradient, energies, sizes
+    judged = []
+    for g, (check, rows) in enumerate(zip(check_items, groups, strict=True)):
+        shape = np.shape(check)
+        if len(shape) == 2 and shape[1] != len(rows):
+            raise ValueError(f"checks[{g}]: expected shape ({shape[0]}, {len(rows)}), got {shape}")
+        if shape != (0, len(rows)):
+            judged.append((g, _arguments.coefficients(f"checks[{g}]", check, rows[0].dtype), rows))
+    allowed = np.asarray(floors, np.float64)
+    if allowed.shape != (len(groups), 2):
+        raise ValueError(f"floors: expected shape ({len(groups)}, 2), got {allowed.shape}")
+    if not least >= 0:
+        raise ValueError(f"least: expected a number of at least 0, got {least}")
+    computed = _checks.compute_type(groups[0][0].dtype)
+    total = _arguments.positive("length", length)
+    gradient = decode(weights, messages, total, np.empty(total, computed), threads)
+    energies, sizes = [], []
+    for _, matrix, rows in judged:
+        spares, block = len(matrix), len(rows[0])
+        syndromes = np.empty((spares, block), computed)
+        lincomb(matrix, rows, syndromes, False, threads)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.square(syndromes, out=syndromes)
+            energies.append(
+                np.add.reduceat(squares, range(0, block, _segments.JUDGED), axis=1).sum(axis=0, dtype=np.float64)
+            )
+            few = np.stack([row[:: _segments.JUDGED // 4] for row in rows]).astype(np.float64)
+            some = np.sqrt(np.mean(np.square(few), axis=0))
+            sizes.append(np.maximum.reduceat(some, range(0, len(some), 4)))
+    own = allowed[[g for g, _, _ in judged]]
+    return gradient, _segments.doubtful(energies, sizes, own, least, computed == np.float32)
 
 
 def decoding_weights(

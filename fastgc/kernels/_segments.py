@@ -16,7 +16,11 @@ Array = npt.NDArray[Any]
 Lincomb = Callable[[Array, Sequence[Array], Sequence[Array], bool], None]
 
 JUDGED = 4096
-"""Columns whose syndromes `decode_checked` sums up together: kJudged of csrc/core.h."""
+"""Columns whose syndromes `decode_checked` judges together; as what follows, a constant of csrc/core.h."""
+DYNAMIC_RANGE = 1024.0
+"""Their messages count as no smaller than the largest anywhere divided by this."""
+UNDERFLOW = 2.0**-50
+"""Syndromes smaller than this have squares that float32 may lose."""
 
 
 def block_length(length: int, m: int) -> int:
@@ -64,3 +68,30 @@ def decode(
         result += right
 
     tree(0, len(weights), out)
+
+
+def doubtful(
+    energies: Sequence[Array], sizes: Sequence[Array], floors: Array, least: float, squares_vanish: bool
+) -> list[int]:
+    """The stretches of columns where the sum of the squares of a group's syndromes is not known to be below its floor.
+
+    Parameters
+    ----------
+    energies, sizes : sequence of array, shape (stretches,)
+        Of each group that has syndromes, the sums, and a size that its messages' largest absolute value is not below.
+    floors : array, shape (groups, 2)
+        Relative to that size, and absolute.
+    least : float
+        A size that no messages count as below.
+    squares_vanish : bool
+        Squares are taken in float32.
+    """
+    found: set[int] = set()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for energy, size, (relative, absolute) in zip(energies, sizes, floors, strict=True):
+            floor = relative * np.maximum(size, max(least, size.max() / DYNAMIC_RANGE)) + absolute
+            fine = (energy <= floor * floor) & np.isfinite(energy)  # floors may be infinite too
+            if squares_vanish:
+                fine &= floor > UNDERFLOW
+            found.update(np.flatnonzero(~fine).tolist())
+    return sorted(found)

@@ -172,27 +172,72 @@ def test_decode_inverts_encode(variant):
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, bfloat16], ids=lambda t: t.__name__)
 @variants
 def test_decode_checked_judges_what_it_decodes(variant, kind):
+    """By the sum of the squares of each group's syndromes over a stretch of columns."""
     rng = np.random.default_rng(10)
     wide = np.float64 if kind is np.float64 else np.float32
     for counts, m, spares, length in [
-        ([3], 2, 1, 1), ([3], 2, 1, 101), ([4, 2, 3], 3, 2, 40_001), ([9], 3, 6, 70_000), ([2] * 5, 1, 1, 8192),
-        ([5, 4], 4, 3, 3 * 16_384 + 1), ([17], 8, 9, 100_003),
+        ([3], 2, [1], 1), ([3], 2, [1], 101), ([4, 2, 3], 3, [2, 0, 1], 40_001), ([9], 3, [6], 70_000),
+        ([2] * 5, 1, [1] * 5, 8192), ([5, 4], 4, [0, 3], 3 * 16_384 + 1), ([17], 8, [9], 100_003),
+        ([1, 2], 2, [1, 2], 50_000),
     ]:  # fmt: skip
         block = -(-length // m)
         weights = [rng.standard_normal((m, q)) for q in counts]
-        checks = [rng.standard_normal((spares, q)) for q in counts]
+        checks = [rng.standard_normal((p, q)) for p, q in zip(spares, counts, strict=True)]
         messages = [rng.standard_normal((q, block)).astype(kind) for q in counts]
-        results = [variant.decode_checked(weights, checks, messages, length, threads=n) for n in (1, 2)]
-        (gradient, energies, sizes), other = results
-        assert all(same_bits(one, two) for one, two in zip(results[0], other, strict=True))
-        assert same_bits(gradient, variant.decode(weights, messages, length, np.empty(length, wide)))
         starts = range(0, block, kernels.JUDGED)
-        exact = sum(c @ x.astype(np.float64) for c, x in zip(checks, messages, strict=True))
-        np.testing.assert_allclose(energies, np.add.reduceat(exact**2, starts, axis=1).sum(axis=0), rtol=1e-4)
-        largest = [np.maximum.reduceat(np.abs(x.astype(np.float64)), starts, axis=1).max(axis=0) for x in messages]
-        assert sizes.shape == (len(counts), len(starts))
-        assert (sizes <= np.array(largest) * (1 + 1e-6)).all()
-        assert (sizes > 0).all()
+        lengths = np.zeros((len(counts), len(starts)))
+        for g, (check, rows) in enumerate(zip(checks, messages, strict=True)):
+            syndromes = check @ rows.astype(np.float64)
+            lengths[g] = np.sqrt(np.add.reduceat(syndromes**2, starts, axis=1).sum(axis=0))
+        plain = variant.decode(weights, messages, length, np.empty(length, wide))
+
+        def doubtful(floors, *, case=(weights, checks, messages, length), plain=plain):
+            found = []
+            for threads in (1, 2):
+                gradient, numbers = variant.decode_checked(*case, floors, threads=threads)
+                assert same_bits(gradient, plain)
+                found.append(numbers)
+            assert found[0] == found[1]
+            return found[0]
+
+        for stretch in range(len(starts)):
+            floors = np.stack([np.zeros(len(counts)), lengths[:, stretch]], axis=1)
+            allowed = (lengths[:, stretch] * (1 + 1e-4))[:, None]
+            assert doubtful(floors * (1 + 1e-4)) == np.flatnonzero((lengths > allowed).any(axis=0)).tolist()
+            for group in np.flatnonzero(spares):
+                less = floors + 1e9
+                less[group] = floors[group] * (1 - 1e-4)
+                assert stretch in doubtful(less)
+        if any(spares):
+            largest = [np.maximum.reduceat(np.abs(x.astype(np.float64)), starts, axis=1).max(axis=0) for x in messages]
+            for group in np.flatnonzero(spares):
+                relative = np.zeros((len(counts), 2))
+                relative[:, 1] = 1e9
+                relative[group] = (lengths[group] / largest[group]).min() * (1 - 1e-3), 0.0  # never above the true one
+                assert doubtful(relative) == list(range(len(starts)))
+            assert doubtful(np.tile([1e5, 0.0], (len(counts), 1))) == []
+
+
+@variants
+def test_floors_of_decode_checked(variant):
+    """What they are relative to, and where squares in float32 vanish."""
+    messages = np.ones((3, 3 * kernels.JUDGED), np.float32)
+    messages[:, kernels.JUDGED : 2 * kernels.JUDGED] = 1e-6
+    case = [np.ones((2, 3))], [[[1.0, 2.0, 3.0]]], [messages], 6 * kernels.JUDGED
+    length = 6.0 * np.sqrt(kernels.JUDGED)
+    for floors, least, expected in (
+        ([[length * 1.001, 0.0]], 0.0, []),
+        ([[length * 0.999, 0.0]], 0.0, [0, 2]),  # the middle one's messages count as 1 / DYNAMIC_RANGE
+        ([[length / 2, 0.0]], 2.1, []),
+        ([[0.0, length * 0.999]], 0.0, [0, 2]),
+        ([[0.0, np.inf]], 0.0, []),
+        ([[0.0, np.nan]], 0.0, [0, 1, 2]),
+    ):
+        assert variant.decode_checked(*case, floors, least)[1] == expected, (floors, least)
+    for kind, expected in ((np.float32, [0]), (np.float64, [])):
+        tiny = np.full((2, 10), 1e-30, kind)
+        floors = [[0.0, 1e-20]]
+        assert variant.decode_checked([np.ones((1, 2))], [[[1.0, -1.0]]], [tiny], 10, floors)[1] == expected
 
 
 @variants
@@ -200,20 +245,24 @@ def test_nothing_hides_what_is_not_finite(variant):
     messages = np.ones((3, 10_000), np.float32)
     for bad in (np.nan, np.inf, -np.inf, 3e38):
         messages[1, 5000] = bad
-        _, energies, _ = variant.decode_checked([np.ones((2, 3))], [[[1.0, 2.0, 3.0]]], [messages], 20_000)
-        assert np.isfinite(energies).tolist() == [True, False, True]
+        for floors in ([[1e9, 0.0]], [[0.0, 1e9]], [[0.0, np.inf]]):
+            _, doubtful = variant.decode_checked([np.ones((2, 3))], [[[1.0, 2.0, 3.0]]], [messages], 20_000, floors)
+            assert doubtful == [1]
 
 
 def test_bad_checks():
     for name in CPU_BACKENDS:
-        for checks, error, message in (
-            ([np.ones((1, 3))], ValueError, r"checks\[0\].*\(1, 2\).*\(1, 3\)"),
-            ([np.ones((1, 2))] * 2, ValueError, r"checks.*1 matrices.*2"),
-            (3, TypeError, r"checks.*int"),
-            ([[[np.nan, 1]]], ValueError, r"checks\[0\]\[0, 0\].*nan"),
+        for checks, floors, least, error, message in (
+            ([np.ones((1, 3))], [[1, 1]], 0.0, ValueError, r"checks\[0\].*\(1, 2\).*\(1, 3\)"),
+            ([np.ones((1, 2))] * 2, [[1, 1]], 0.0, ValueError, r"checks.*1 matrices.*2"),
+            (3, [[1, 1]], 0.0, TypeError, r"checks.*int"),
+            ([[[np.nan, 1]]], [[1, 1]], 0.0, ValueError, r"checks\[0\]\[0, 0\].*nan"),
+            ([np.ones((1, 2))], [[1, 1, 1]], 0.0, ValueError, r"floors.*\(1, 2\).*\(1, 3\)"),
+            ([np.ones((1, 2))], [[1, 1]], -1.0, ValueError, r"least.*0.*-1"),
+            ([np.ones((1, 2))], [[1, 1]], np.nan, ValueError, r"least.*nan"),
         ):
             with pytest.raises(error, match=message):
-                kernels.decode_checked([np.ones((1, 2))], checks, [np.ones((2, 5))], 5, backend=name)
+                kernels.decode_checked([np.ones((1, 2))], checks, [np.ones((2, 5))], 5, floors, least, backend=name)
 
 
 vector = np.zeros(60)

@@ -328,7 +328,8 @@ void encode(const double* coefficients, Index d, Index m, const In* const* gradi
 namespace {
 
 template <class In, class Out>
-void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_count, Index m, Index length, Out* out) {
+void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_count, Index m, Index length, Out* out,
+                  bool checked) {
     const Blocks blocks(length, m);
     const auto segment = [&](Index begin, Index end, Index present) {
         if (begin == end) return;
@@ -342,7 +343,7 @@ void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_c
             const auto coefficient = [&](Index r, Index q) {
                 return r < present ? group.weights[r * group.count + q] : group.checks[(r - present) * group.count + q];
             };
-            plan.add_group(inputs, group.count, coefficient, group.spares);
+            plan.add_group(inputs, group.count, coefficient, checked ? group.spares : 0);
         }
     };
     segment(0, blocks.remainder, blocks.full + 1);
@@ -354,7 +355,7 @@ void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_c
 template <class In, class Out>
 void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options) {
     Plan<In, Out> plan;
-    add_decoding(plan, groups, group_count, m, length, out);
+    add_decoding(plan, groups, group_count, m, length, out, false);
     plan.run(options);
 }
 
@@ -375,7 +376,7 @@ template <class In>
 std::vector<Index> decode_checked(const Received<In>* groups, Index group_count, Index m, Index length,
                                   Compute<In>* out, const Floor* floors, double least, const Options& options) {
     Plan<In, Compute<In>> plan;
-    add_decoding(plan, groups, group_count, m, length, out);
+    add_decoding(plan, groups, group_count, m, length, out, true);
     const Index count = stretches(block_length(length, m));
     std::vector<double> energies(static_cast<std::size_t>(group_count * count)), sizes(energies.size());
     plan.run_judging(energies.data(), sizes.data(), options);

@@ -289,8 +289,7 @@ class _DLPack(Origin):
             found = cls(library, "cpu", None)
         else:
             found = cls(library, *_on_device(name, array, f"device ({int(kind)}, {number}) of DLPack", "its library"))
-        namespace = getattr(array, "__array_namespace__", None)
-        found._namespace = namespace() if namespace is not None else sys.modules.get(library)
+        found._namespace = _namespace(array)
         return found
 
     _namespace: Any
@@ -306,6 +305,7 @@ _TORCH_ON_HOST = _Torch("PyTorch", "cpu", None)
 
 _OF_LIBRARIES = (("numpy", "ndarray", _NumPy), ("torch", "Tensor", _Torch), ("jax", "Array", _Jax),
                  ("cupy", "ndarray", _CuPy))  # fmt: skip
+_namespaces: dict[type, Any] = {}  # by type: to ask an array of array-api-strict takes as long as to view it
 _known: dict[type, Any] = {}  # by type: to look it up takes a tenth of asking every library
 
 
@@ -378,6 +378,15 @@ def bfloat16(name: str) -> np.dtype[Any]:
         return found
     except ImportError as error:
         raise TypeError(f"{name}: bfloat16 needs the package ml_dtypes: {error}") from None
+
+
+def _namespace(array: Any) -> Any:
+    """Of an array by the array API standard, else the module of its library."""
+    kind = type(array)
+    if kind not in _namespaces:
+        ask = getattr(array, "__array_namespace__", None)
+        _namespaces[kind] = ask() if ask is not None else sys.modules.get(kind.__module__.partition(".")[0])
+    return _namespaces[kind]
 
 
 def _adapter(array: Any) -> Any:

@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
 from setuptools.modified import newer_group
 
-BINDINGS = ["csrc/bindings.cpp", "csrc/direct.cpp"]  # Python's
+BINDINGS = ["csrc/bindings.cpp"]  # Python's
 C_INTERFACE = ["csrc/fastgc.cpp"]
 XLA_CALLS = ["csrc/xla.cpp"]
 KERNELS = sorted({*glob("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE, *XLA_CALLS})
@@ -34,6 +34,8 @@ CARRIED = {
 }
 PREFIX, SUFFIX = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
 
+# -O3 because a tile keeps its sums in registers only where loops are unrolled: with -O2 lincomb has 0.27 of the speed
+# (float32, rows of 10^3, geometric mean), and -O2 -fpeel-loops takes as long to compile as -O3.
 # Bits are part of the interface: contraction is off so that a product and a sum are rounded where the source says so,
 # and no option names an instruction set, because the kernels choose it at run time.
 COMPILE = [
@@ -79,8 +81,11 @@ class BuildExtension(build_ext):
     def build_extensions(self) -> None:
         if WITH_JAX == "1" and not xla_headers():
             raise RuntimeError(f"FASTGC_WITH_JAX=1 needs {XLA_HEADERS} in the environment that builds")
-        # As many compilers at once as there are CPUs. kernels_*.cpp, short as they are, take longest and come first.
-        sources = sorted({source for extension in self.extensions for source in extension.sources}, key=os.path.getsize)
+        # As many compilers at once as there are CPUs. What takes longest comes first, so that none ends up alone: short
+        # as they are, kernels_*.cpp, then what has large headers.
+        sources = {source for extension in self.extensions for source in extension.sources}
+        slow = (*sorted(glob("csrc/kernels_*.cpp")), *BINDINGS, *XLA_CALLS)
+        sources = sorted(sources, key=lambda source: slow.index(source) if source in slow else len(slow))
         _ = self.openmp  # asked once, before there are threads
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             self.objects = dict(zip(sources, pool.map(self.compiled, sources), strict=True))

@@ -108,7 +108,7 @@ def alone_seconds(run: Path, head_rate: str, worker_rate: str) -> float:
         message = max(int(row["bytes"]) for row in csv.DictReader(file))
     delay = delays.parse(config["delay"])
     head, worker = profiles.rate(head_rate), profiles.rate(worker_rate)
-    down = _on_link(parameters.size * itemsize, scheme.workers, head, worker)
+    down = on_link(parameters.size * itemsize, scheme.workers, head, worker)
     total = 0.0
     for iteration in range(WARM_UP, config["iterations"]):
         slept = sorted(
@@ -116,13 +116,13 @@ def alone_seconds(run: Path, head_rate: str, worker_rate: str) -> float:
             for i, held in enumerate(scheme.assignment)
         )
         needed = next(k for k in range(1, scheme.workers + 1) if scheme.is_decodable([i for _, i in slept[:k]]))
-        last = slept[needed - 1][0] + _on_link(message, 1, head, worker)
-        together = slept[0][0] + _on_link(message, needed, head, worker)
+        last = slept[needed - 1][0] + on_link(message, 1, head, worker)
+        together = slept[0][0] + on_link(message, needed, head, worker)
         total += down + max(last, together)
     return float(total / (config["iterations"] - WARM_UP))
 
 
-def _on_link(size: int, hosts: int, head: float, worker: float) -> float:
+def on_link(size: int, hosts: int, head: float, worker: float) -> float:
     """The seconds that so many bytes take between the head and each of so many workers."""
     framed = size * FRAME / PAYLOAD
     return 8 * max((framed - links.BURST_BYTES) / worker, (hosts * framed - links.BURST_BYTES) / head, 0.0)

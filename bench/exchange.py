@@ -19,13 +19,16 @@ from mpi4py import MPI
 from fastgc import GradientCode, schemes
 from mpi_runner import wire
 from mpi_runner.library import ArrayData, train
-from mpi_runner.models import Partition
+from mpi_runner.models import Partition, gradient_and_loss
 from mpi_runner.optimizers import GradientDescent
+from mpi_runner.randomness import Sampler
 from mpi_runner.records import ARRIVALS, ITERATIONS
 from mpi_runner.transport import Poller, wait
 from mpi_runner.wire import Wire
 
-RUNNER, BARE, BARE_ENCODING, BARE_BLOCKING, IDLE = "runner", "bare", "bare, encoding", "bare, MPI's own waits", "idle"
+RUNNER, BARE, BARE_WORKING, BARE_BLOCKING, IDLE = (
+    "runner", "bare", "bare, working", "bare, MPI's own waits", "idle",
+)  # fmt: skip
 WARM_UP = 10  # iterations dropped of each turn: memory is touched, and caches filled
 IDLE_ITERATIONS = 5
 TAG = 7
@@ -60,19 +63,20 @@ def exchange(
     sizes: tuple[int, int],
     iterations: int,
     poller: Poller | None,
-    work: Callable[[], object] = lambda: None,
+    work: Callable[[int], object] = lambda _: None,
 ) -> list[float]:
     """Send so many bytes to every worker and receive so many from each; returns seconds of each iteration on rank 0.
 
-    Ranks look as `poller` has them, or wait in MPI where it is None. Workers do `work` before they answer.
+    Ranks look as `poller` has them, or wait in MPI where it is None. Workers do `work` before they answer, given the
+    number of the iteration.
     """
     down, up = sizes
     outgoing, workers = np.zeros(down, np.uint8), range(1, comm.Get_size())
     if comm.Get_rank() > 0:
         answer = np.zeros(up, np.uint8)
-        for _ in range(iterations):
+        for iteration in range(iterations):
             _finish([comm.Irecv(outgoing, source=0, tag=TAG)], poller)
-            work()
+            work(iteration)
             _finish([comm.Isend(answer, dest=0, tag=TAG)], poller)
         return []
     inboxes, seconds = [np.zeros(up, np.uint8) for _ in workers], []
@@ -107,11 +111,10 @@ def turns(
     layout = Wire(scheme, length, "float32", "float32")
     sizes = layout.sizes[wire.MODEL], layout.sizes[wire.RESULT]
     order = np.random.Generator(np.random.Philox(key=0))
-    encode = _encoding(scheme, length, comm.Get_rank() - 1)
-    bare: dict[str, tuple[Poller | None, Callable[[], object]]] = {
-        BARE: (Poller(), lambda: None),
-        BARE_ENCODING: (Poller(), encode),
-        BARE_BLOCKING: (None, lambda: None),
+    bare: dict[str, tuple[Poller | None, Callable[[int], object]]] = {
+        BARE: (Poller(), lambda _: None),
+        BARE_WORKING: (Poller(), _working(scheme, length, comm.Get_rank() - 1)),
+        BARE_BLOCKING: (None, lambda _: None),
     }
     done = []
     for repeat in range(repeats):
@@ -120,7 +123,10 @@ def turns(
             load = os.getloadavg()[0]
             if name in bare:
                 poller, work = bare[name]
-                found: dict[str, Any] = {"seconds": exchange(comm, sizes, WARM_UP + iterations, poller, work)[WARM_UP:]}
+                exchange(comm, sizes, WARM_UP, poller, work)
+                begun = time.process_time()
+                found: dict[str, Any] = {"seconds": exchange(comm, sizes, iterations, poller, work)}
+                found |= _cpu(comm, (time.process_time() - begun) / iterations)
             elif name == RUNNER:
                 found = _run(comm, scheme, length, WARM_UP + iterations, folder / f"{repeat}")
             else:
@@ -130,24 +136,47 @@ def turns(
     return done
 
 
-def _encoding(scheme: GradientCode, length: int, worker: int) -> Callable[[], object]:
-    """What a worker of the runner does besides messages, for the model here."""
+def _working(scheme: GradientCode, length: int, worker: int) -> Callable[[int], object]:
+    """What a worker of the runner does besides messages, for the model here: to draw, differentiate and encode."""
     if worker < 0:
-        return lambda: None
-    gradient = np.full(length, 1e-3, np.float32)
+        return lambda _: None
+    model, sampler, held = Constant(length), Sampler(0, scheme.partitions), scheme.assignment[worker]
+    row, parameters = np.zeros((1, 1), np.float32), model.initial()
+    partition, figures = Partition(row, row[0]), np.ones((len(held), wire.STATISTICS))
     encoder = scheme.encoder(worker, length, np.float32, np.zeros(scheme.message_length(length), np.float32))
 
-    def work() -> None:
+    def work(iteration: int) -> None:
         encoder.reset()
-        for partition in scheme.assignment[worker]:
-            encoder.add(partition, gradient)
+        for number in held:
+            encoder.add(number, gradient_and_loss(model, parameters, sampler.draw(partition, number, iteration))[0])
+        scheme.encode(worker, figures)
 
     return work
 
 
+def _cpu(comm: MPI.Intracomm, own: float) -> dict[str, float]:
+    """CPU seconds of an iteration on rank 0, and of all others together."""
+    seconds = np.zeros(comm.Get_size())
+    wait(comm.Igather(np.array([own]), seconds, root=0), Poller())
+    return {"master_cpu": float(seconds[0]), "workers_cpu": float(seconds[1:].sum())}
+
+
 def _run(comm: MPI.Intracomm, scheme: GradientCode, length: int, iterations: int, run: Path) -> dict[str, Any]:
-    train(Constant(length), _rows(scheme), scheme, iterations=iterations, step=0.1, run=str(run), optimizer="gd")
-    return read(run) if comm.Get_rank() == 0 else {}
+    model, clocks = Constant(length), []
+
+    class Noting(GradientDescent):
+        def update(self, gradient: Vector) -> None:
+            clocks.append(time.process_time())
+            super().update(gradient)
+
+    train(
+        model, _rows(scheme), scheme, iterations=iterations, step=0.1, run=str(run),
+        optimizer=lambda initial, step: Noting(initial, step),
+    )  # fmt: skip
+    if comm.Get_rank() > 0:  # the first gradient of each iteration; those before them were for the ranks to agree
+        clocks += [cpu for cpu, _ in model.clocks[-iterations * scheme.load :: scheme.load]]
+    found = _cpu(comm, (clocks[-1] - clocks[WARM_UP]) / (iterations - WARM_UP - 1))
+    return read(run) | found if comm.Get_rank() == 0 else {}
 
 
 def _idle(comm: MPI.Intracomm, scheme: GradientCode, length: int, pause: float, run: Path) -> dict[str, Any]:

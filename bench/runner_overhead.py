@@ -18,7 +18,8 @@ from typing import Any
 from bench import environment
 from mpi_runner import launch
 
-RATIOS = ("bare", "bare, encoding", "bare, MPI's own waits")
+RATIOS = ("bare", "bare, working", "bare, MPI's own waits")
+SENDING = "runner: sending and receiving alone"
 
 
 def markdown(header: dict[str, Any], turns: Sequence[dict[str, Any]]) -> str:
@@ -31,13 +32,26 @@ def markdown(header: dict[str, Any], turns: Sequence[dict[str, Any]]) -> str:
         f"{header['date']}; l = {header['length']:,}, m = {header['reduction']},\n"
         f"{header['repeats']} repeats of {header['iterations']} iterations. "
         f"Load average before a turn: {min(loads):.1f} to {max(loads):.1f}, this job's ranks included.",
-        "| | ms | runner over it |\n|---|---|---|",
+        "*Working*: workers draw, differentiate and encode as the runner's do. What that adds to the bare exchange is\n"
+        "neither sending nor receiving, and is taken off the runner's time in the second line, in each repeat.",
+        "| | ms | over bare |\n|---|---|---|",
     ]
+    bare = rows["bare"]
+    work = [working - alone for working, alone in zip(rows["bare, working"], bare, strict=True)]
+    rows = {
+        "runner": rows["runner"],
+        SENDING: [ours - its for ours, its in zip(rows["runner"], work, strict=True)],
+    } | rows
     for name, times in rows.items():
-        ratios = [ours / theirs for ours, theirs in zip(rows["runner"], times, strict=True)]
+        ratios = [ours / theirs for ours, theirs in zip(times, bare, strict=True)]
         lines[-1] += f"\n| {name}: send to last message | {_spread(times, 1e3)} | {_spread(ratios, 1)} |"
     for name in ("decode", "update", "bookkeeping"):
         lines[-1] += f"\n| runner: {name} | {_spread(_medians(turns, 'runner', name), 1e3)} | |"
+    lines.append("| CPU ms an iteration | master | workers together |\n|---|---|---|")
+    for name in ("runner", *RATIOS):
+        cpu = [_spread(_medians(turns, name, whose), 1e3) for whose in ("master_cpu", "workers_cpu")]
+        lines[-1] += f"\n| {name} | {cpu[0]} | {cpu[1]} |"
+    lines.append("The runner's CPU time has decoding, the update and bookkeeping in it.")
     idle = _spread(_medians(turns, "idle", "cpu_share"), 100)
     return (
         "\n\n".join([*lines, f"A worker that waits takes {idle} % of a core, the few steps between included."]) + "\n"
@@ -45,7 +59,8 @@ def markdown(header: dict[str, Any], turns: Sequence[dict[str, Any]]) -> str:
 
 
 def _medians(turns: Sequence[dict[str, Any]], contestant: str, figure: str) -> list[float]:
-    return [statistics.median(turn[figure]) for turn in turns if turn["contestant"] == contestant]
+    values = [turn[figure] for turn in turns if turn["contestant"] == contestant]
+    return [value if isinstance(value, float) else statistics.median(value) for value in values]
 
 
 def _spread(values: Sequence[float], unit: float) -> str:

@@ -326,6 +326,8 @@ class Delay:
 
     def at(self, iteration: int) -> Delay:
         """Return the delay of an iteration, counted from 0: one that does not change."""
+        if not self.later:
+            return self
         begun = [delay for first, delay in self.later if first <= iteration + 1]
         return begun[-1] if begun else Delay(self.computing, self.sending)
 

@@ -67,9 +67,7 @@ class Gathering:
         verify: bool = False,
     ) -> None:
         schemes = [scheme.with_reduction(m) for m in scheme.reductions]
-        self._collectors = {
-            it.reduction: (it, it.collector(length, dtype), it.collector(wire.STATISTICS, np.float64)) for it in schemes
-        }
+        self._collectors = {it.reduction: (it, it.collector(length, dtype)) for it in schemes}
         self._own_reduction = scheme.reduction
         self._gradient = np.empty(length, dtype)
         self._rounding = rounding
@@ -85,9 +83,9 @@ class Gathering:
     def begin(self, prescribed: frozenset[int] | None, reduction: int | None = None) -> None:
         """Begin an iteration, with the only workers whose messages are to be used, where that is prescribed, and under
         the scheme's own reduction or another one."""
-        self._scheme, self._gradients, self._statistics = self._collectors[reduction or self._own_reduction]
+        self._scheme, self._gradients = self._collectors[reduction or self._own_reduction]
         self._gradients.reset()
-        self._statistics.reset()
+        self._statistics: dict[int, Array] = {}
         self._sizes.clear()
         self._prescribed = prescribed
         self._doubted = -1  # of so many messages it is known that they contradict each other
@@ -102,7 +100,7 @@ class Gathering:
     def add(self, worker: int, gradient: Array, statistics: Array) -> None:
         """Take a worker's message."""
         self._gradients.add(worker, gradient)
-        self._statistics.add(worker, statistics)
+        self._statistics[worker] = statistics
         if self._verify:
             self._sizes[worker] = float(np.abs(gradient[:SAMPLE]).max())
 
@@ -176,10 +174,10 @@ class Gathering:
             result, _, corrupt = result
             self._magnitude = max([self._magnitude, *(self._sizes[worker] for worker in self.survivors)])
         for worker in corrupt:
-            self._statistics.discard(worker)
+            del self._statistics[worker]
         loss, count = nan, self._count
         if exact or not self._scheme.exact:
-            loss, count = (float(value) for value in self._statistics.gradient())
+            loss, count = (float(value) for value in self._scheme.decode(self._statistics, wire.STATISTICS))
             self._count = count
         assert count is not None  # or there would be no estimate
         error = 0.0 if exact else self._scheme.approximation_error(self.survivors, self._scheme.exact)

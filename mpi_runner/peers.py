@@ -29,6 +29,7 @@ MOST_AT_ONCE = 100
 """Bad messages of a worker in a row, before it is the others' turn."""
 
 IDLE, BUSY, HEARD, MUTE, GONE, LOST = "idle", "busy", "heard", "mute", "gone", "lost"
+ANSWERS = (wire.RESULT, wire.PART, wire.READY, wire.OVERFLOW)
 OUTCOMES = ("used", "unused", "late", "abandoned", "overflow", "rejected")
 
 
@@ -199,8 +200,7 @@ class Peers:
         awaited: dict[int, int | None] = {wire.BYE: None} if self._stopping else {}
         if self._state[worker] == BUSY:
             given = self._given[worker]
-            kinds = (wire.RESULT, wire.PART, wire.READY, wire.OVERFLOW) if given >= 0 else (wire.READY,)
-            awaited |= dict.fromkeys(kinds, given)
+            awaited |= dict.fromkeys(ANSWERS if given >= 0 else (wire.READY,), given)
         return awaited
 
     def _reject(self, worker: int, fault: BadMessage) -> None:

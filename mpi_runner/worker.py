@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,9 @@ Array = npt.NDArray[Any]
 
 MASTER = 0
 LONGEST_SLEEP = 0.01  # seconds until an injected delay notices that the run is over
+BETWEEN_LOOKS = 0.5e-3
+"""Seconds of work until a worker looks again whether its result is still wanted: on a core that ranks share, a look
+lets the others run first, and their memory takes the place of this one's in the caches."""
 
 
 class MasterLost(Exception):
@@ -40,7 +44,10 @@ class _Coder(NamedTuple):
     """What makes messages of one reduction, in a buffer that they are sent from."""
 
     gradient: Encoder
-    statistics: Encoder
+    figures: Array
+    """(load, 2): loss and number of examples of each partition."""
+    statistics: Callable[[Array], object]
+    """Codes them."""
     coded: Array
     """The coded gradient in the type computed with."""
     compressed: Array
@@ -50,15 +57,15 @@ class _Coder(NamedTuple):
     def reset(self) -> None:
         """Begin a message."""
         self.gradient.reset()
-        self.statistics.reset()
 
-    def add(self, partition: int, gradient: Array, loss: float, count: int) -> None:
-        """Add a partition's gradient and statistics."""
+    def add(self, turn: int, partition: int, gradient: Array, loss: float, count: int) -> None:
+        """Add the gradient and statistics of a partition, this worker's `turn`-th."""
         self.gradient.add(partition, gradient)
-        self.statistics.add(partition, np.array([loss, count], np.float64))
+        self.figures[turn] = loss, count
 
-    def compress(self) -> None:
-        """Bring a complete message into the form that it is sent in; OverflowError where it does not fit."""
+    def complete(self) -> None:
+        """Bring the message into the form that it is sent in; OverflowError where it does not fit."""
+        self.statistics(self.figures)
         if self.compressor is not None:
             self.compressor.compress(self.coded, self.compressed)
 
@@ -80,10 +87,10 @@ class _Outbox:
             room = layout.message_length(reduction)
             coded = np.empty(room, dtype)
             compressor = ErrorFeedback(layout.codec, room, dtype) if layout.feedback else layout.codec
-        statistics = layout.statistics(self.buffer, reduction)
         return _Coder(
             scheme.encoder(worker, length, dtype, coded),
-            scheme.encoder(worker, wire.STATISTICS, np.float64, statistics),
+            np.zeros((len(scheme.assignment[worker]), wire.STATISTICS)),
+            partial(scheme.encode, worker, out=layout.statistics(self.buffer, reduction)),
             coded, compressed, compressor,
         )  # fmt: skip
 
@@ -154,8 +161,9 @@ class Worker:
         self._answered = -1  # the newest iteration that the last of an answer was sent for
         self._over = -1  # the newest iteration that the master has said is over
         self._stopped = False
+        self._looked = 0.0  # when it was last seen what the master has said meanwhile
         self._rejected = 0
-        self._status = MPI.Status()
+        self._statuses = [MPI.Status(), MPI.Status()]
 
     def run(self) -> None:
         """Work until the master says stop.
@@ -177,7 +185,8 @@ class Worker:
             answer, spent = self._answer(iteration)
             self._await_model()  # before the answer: the next model finds its place ready
             self._send(answer, iteration, spent)
-        self._model_received.Cancel()  # in vain where a model is on its way: it came before STOP, and is received
+        if self._model_received:  # no model has come together with STOP
+            self._model_received.Cancel()  # in vain where one is on its way: it was sent before STOP, and is received
         wait(self._model_received, self._poller)
         self._send(self._note(wire.BYE), -1)
         for outbox in self._outboxes:
@@ -185,12 +194,12 @@ class Worker:
 
     def _next_model(self) -> int | None:
         """Wait for a model; returns its iteration, or None once the run is over."""
-        status = MPI.Status()
         while True:
-            self._poller.until(lambda: self._model_received.Test(status) or self._told_to_stop())
+            self._poller.until(self._is_model_or_stop_there)
             if self._stopped:
                 return None
-            header = self._read(self._model_in[: status.Get_count(MPI.BYTE)], wire.MODEL)
+            self._looked = time.perf_counter()
+            header = self._read(self._model_in[: self._statuses[0].Get_count(MPI.BYTE)], wire.MODEL)
             if header is not None:
                 parameters = self._wire.parameters(self._model_in)
                 if parameters.dtype != self._parameters.dtype:
@@ -198,6 +207,14 @@ class Worker:
                 self._settle(header.iteration, header.reduction)
                 return header.iteration
             self._await_model()
+
+    def _is_model_or_stop_there(self) -> bool:
+        """Whether a model has come, or is awaited no more; a look at both receives by one call."""
+        came = MPI.Request.Testsome([self._model_received, self._control], self._statuses) or []
+        if 1 in came:
+            self._hear(self._statuses[came.index(1)])
+            self._told_to_stop()  # more may have come behind it
+        return self._stopped or 0 in came
 
     def _read(self, message: Array, *kinds: int) -> Header | None:
         """The header of a message of the master's; one that cannot be used is counted, and dropped."""
@@ -226,10 +243,10 @@ class Worker:
     def _answer(self, iteration: int) -> tuple[_Answer, Spent]:
         """Work for the model that has come, and send all parts of the answer but the last; returns that, and the time
         spent on all."""
+        delay = self._delay.at(iteration)
         slept = 0.0
-        if self._delay.at(iteration).computing.whole:
-            seconds = self._delay.compute_seconds(self._seed, self._number, iteration, 1, self._scheme.workers)
-            slept = self._sleep(seconds)
+        if delay.computing.whole:
+            slept = self._sleep(delay.compute_seconds(self._seed, self._number, iteration, 1, self._scheme.workers))
         spent = Spent(delay=slept)
         for turn, part in enumerate(self._order):
             outbox = self._outboxes[turn % len(self._outboxes)]
@@ -240,10 +257,10 @@ class Worker:
                 break
             start = time.perf_counter()
             try:
-                coder.compress()
+                coder.complete()
             except OverflowError:
                 return self._note(wire.OVERFLOW), spent
-            spent = spent._replace(encode=spent.encode + time.perf_counter() - start)
+            spent = Spent(spent.compute, spent.encode + time.perf_counter() - start, spent.delay)
             if turn + 1 == len(self._order):
                 self._answered = iteration
                 return _Answer(wire.RESULT, outbox, part), spent
@@ -253,15 +270,15 @@ class Worker:
     def _compute(self, coder: _Coder, iteration: int, part: int, spent: Spent) -> tuple[bool, Spent]:
         """Make the message of a part; whether that was done, and not abandoned half-way, and the time spent so far."""
         held, parts = self._scheme.assignment[self._number], self._wire.parts
-        key = (self._seed, self._number, iteration)
+        key, delay = (self._seed, self._number, iteration), self._delay.at(iteration)
         pause = 0.0
-        if not self._delay.at(iteration).computing.whole:
+        if not delay.computing.whole:
             load = len(held) * self._scheme.workers / self._scheme.partitions
-            whole = self._delay.compute_seconds(*key, load, self._scheme.workers) / self._speed
+            whole = delay.compute_seconds(*key, load, self._scheme.workers) / self._speed
             pause = whole / (len(held) * parts)
         computed, encoded, slept = spent
         coder.reset()
-        for partition in held:
+        for turn, partition in enumerate(held):
             if self._is_over(iteration):
                 return False, Spent(computed, encoded, slept)
             start = time.perf_counter()
@@ -269,20 +286,23 @@ class Worker:
             drawn = self._sampler.draw(self._partitions[number], number, iteration)
             gradient, loss = gradient_and_loss(self._model, self._parameters, drawn)
             between = time.perf_counter()
-            coder.add(partition, gradient, loss, drawn.count)
+            coder.add(turn, partition, gradient, loss, drawn.count)
             computed += between - start
             encoded += time.perf_counter() - between
-            slept += self._sleep(pause)
+            if pause:
+                slept += self._sleep(pause)
         over = self._is_over(iteration)
         share = coder.compressed.nbytes / self._parameters.nbytes
-        if not over and (sending := self._delay.send_seconds(*key, share, self._scheme.workers)) > 0:
+        if not over and (sending := delay.send_seconds(*key, share, self._scheme.workers)) > 0:
             # A slow link, as far as anybody can tell: not among the worker's own seconds, and no message is recalled.
             self._sleep(sending)
             over = self._told_to_stop()
         return not over, Spent(computed, encoded, slept)
 
     def _is_over(self, iteration: int) -> bool:
-        return self._told_to_stop() or self._over >= iteration
+        if time.perf_counter() - self._looked > BETWEEN_LOOKS:
+            self._told_to_stop()
+        return self._stopped or self._over >= iteration
 
     def _sleep(self, seconds: float) -> float:
         """Be slow, as if computing, unless the run ends; returns the seconds slept."""
@@ -299,16 +319,21 @@ class Worker:
 
     def _told_to_stop(self) -> bool:
         """Read what the master has said meanwhile; whether the run is over."""
-        while not self._stopped and self._control.Test(self._status):
-            message = self._control_in[: self._status.Get_count(MPI.BYTE)]
-            header = self._read(message, wire.SKIP, wire.STOP)
-            if header is not None and header.kind == wire.STOP:
-                self._stopped = True
-                break
-            if header is not None:
-                self._over = max(self._over, header.iteration)
-            self._await_control()
+        status = self._statuses[1]
+        while not self._stopped and self._control.Test(status):
+            self._hear(status)
+        self._looked = time.perf_counter()
         return self._stopped
+
+    def _hear(self, status: MPI.Status) -> None:
+        """Read the control message that has come."""
+        header = self._read(self._control_in[: status.Get_count(MPI.BYTE)], wire.SKIP, wire.STOP)
+        if header is not None and header.kind == wire.STOP:
+            self._stopped = True
+            return
+        if header is not None:
+            self._over = max(self._over, header.iteration)
+        self._await_control()
 
     def _note(self, kind: int) -> _Answer:
         """A message that is a header alone."""

@@ -28,24 +28,19 @@ Index stretches(Index columns) { return (columns + kJudged - 1) / kJudged; }
 constexpr Index kStreams = 8;
 constexpr Index kResting = 128 * 1024;
 constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
-// More rows are several blocks on chunks of up to 64 inputs that take 16 KiB, and memory is asked for 2 KiB ahead (P =
-// Q = 32: 42 and 63 GFLOP/s without and with), but not the last cache: there asking costs more than waiting (P = Q = 16
-// at 10^4: 51 and 56 GFLOP/s with and without). Packing the inputs of a chunk gains where many rows use them (P = Q =
-// 64: 77 and 82 GFLOP/s) and loses with few (P = Q = 16: 74 and 67); half types are converted by it, once for all rows.
+// More rows are several blocks on chunks of up to 64 inputs that take 16 KiB. Half types are packed, which converts
+// them once for all rows. Numbers that come from memory are asked for 512 bytes ahead, others by the tile (P, Q = 16,
+// 64 at 10^6: 28 and 45 GFLOP/s without and with).
 constexpr Index kPanel = 16 * 1024;
 constexpr Index kPanelInputs = 64;
-constexpr Index kPackRows = 48, kPackRowsHalf = 24;
-constexpr Index kAhead = 2 * 1024;
-// From memory, a chunk with so few columns of so many rows is badly read. Up to 16 rows are made of passes over 8
-// inputs, as few rows are (P, Q = 8, 64 at 10^6: 24 and 45 GFLOP/s; not 16 x 16: 49 and 41); more rows of a packed
-// chunk that takes 128 KiB (P, Q = 32, 64: 39 and 63), unless results pass the caches as they are made of few inputs
-// (32 x 16: 61 and 52).
-constexpr Index kPassRows = 16, kPackedStreams = 16;
-constexpr Index kMemoryPanel = 128 * 1024;
+constexpr Index kPackRows = 24;
+constexpr Index kAhead = 512;
 // Rows whose distances are multiples of 4 KiB share one set of the first-level cache, 8 lines, and banks of memory.
 // More of them than that are packed: a chunk of one row at a time collides with nothing. Nor may results then pass the
-// caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69).
+// caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69). From memory,
+// longer pieces are read (8 x 8 at 2^20 in 0.7 of the time).
 constexpr Index kSetBytes = 4096, kSetLines = 8;
+constexpr Index kMemoryPanel = 128 * 1024;
 constexpr double kFirstCache = 32 * 1024;
 // Results pass the caches, where one pass over the inputs makes whole lines (1 x 1: 21 to 30 GB/s), if they are larger
 // than the last one, or all that moves is half as large again (8 x 8 at 10^6: 24 to 29); smaller ones are left there
@@ -74,10 +69,10 @@ class Plan {
     template <class Coefficient>
     void add_group(const In* const* inputs, Index count, const Coefficient& coefficient, Index spares = 0) {
         Segment<In, Out>& segment = segments_.back();
-        const Index total = segment.rows + spares, step = block_rows(total);
+        const Index total = segment.rows + spares;
         T* packed = take<T>(total * count);
-        for (Index first = 0; first < total; first += step) {
-            const Index rows = std::min(step, total - first);
+        for (Index first = 0, rows; first < total; first += rows) {
+            rows = block_rows(total, first);
             for (Index r = 0; r < rows; ++r)
                 for (Index q = 0; q < count; ++q)
                     packed[first * count + q * rows + r] = static_cast<T>(coefficient(first + r, q));
@@ -213,18 +208,11 @@ class Plan {
             constexpr bool halves = sizeof(In) < sizeof(T) || !in_place<In, Out>;
             const bool from_memory = moved > kLastCache / 4;
             const bool collides = levels == 0 && moved > kFirstCache && this->collides(segments_[0]);
-            const Index few = rows > 12 ? 2 * kStreams : kStreams;
-            if (!halves && from_memory && !collides && rows <= kPassRows && inputs > few) {
-                shape.columns = fit(kResting, rows * (1 + levels));
-            } else {
-                shape.pass = std::min(inputs, kPanelInputs);
-                shape.ahead = from_memory ? kAhead / static_cast<Index>(sizeof(In)) : 0;
-                shape.past_caches = levels == 0 && past && inputs == shape.pass && !collides;
-                const bool badly_read =
-                    !halves && from_memory && rows > kPassRows && !(shape.past_caches && inputs <= kPackedStreams);
-                packs = badly_read || collides || rows >= (halves ? kPackRowsHalf : kPackRows);
-                shape.columns = fit(packs && from_memory && !halves ? kMemoryPanel : kPanel, shape.pass);
-            }
+            shape.pass = std::min(inputs, kPanelInputs);
+            shape.ahead = from_memory ? kAhead / static_cast<Index>(sizeof(In)) : 0;
+            shape.past_caches = levels == 0 && past && inputs == shape.pass && !collides;
+            packs = collides || (halves && rows >= kPackRows);
+            shape.columns = fit(collides && from_memory && !halves ? kMemoryPanel : kPanel, shape.pass);
         } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {

@@ -53,19 +53,22 @@ using Compute = typename ComputeOf<T>::type;
 // Output rows that one register block computes together; coefficients are packed in blocks of at most this many.
 constexpr Index kMaxBlockRows = 6;
 
-// Rows per register block: as equal as possible and at most 6, which with two vectors each make 12 sums and keep both
-// FMA units of AVX2 busy with 16 registers.
-inline Index block_rows(Index rows) {
+// Rows of the register block that begins with row `first` of so many: all blocks but the last two are as long as one
+// another, with at most 6 rows, which with two vectors each make 12 sums and keep both FMA units of AVX2 busy with 16
+// registers. The last two share what is left where one alone would have 1 or 2 rows: those wait for their sums.
+inline Index block_rows(Index rows, Index first) {
     const Index blocks = (rows + kMaxBlockRows - 1) / kMaxBlockRows;
-    return (rows + blocks - 1) / blocks;
+    const Index most = (rows + blocks - 1) / blocks, left = rows - first;
+    if (left <= most) return left;
+    return left < most + 3 ? (left + 1) / 2 : most;
 }
 
 // Whether outputs can hold what is computed between passes and groups; else it is kept in rows of the type computed in.
 template <class In, class Out>
 constexpr bool in_place = sizeof(Compute<In>) == sizeof(Out);
 
-// One small matrix and the rows it is applied to. Coefficients are packed: blocks of block_rows(P) rows one after
-// the other (the last may have fewer), and within a block of R rows entry (r, q) at [q * R + r].
+// One small matrix and the rows it is applied to. Coefficients are packed: blocks of block_rows() rows one after the
+// other, and within a block of R rows entry (r, q) at [q * R + r].
 template <class In>
 struct Group {
     const Compute<In>* coefficients;
@@ -94,7 +97,7 @@ template <class T>
 struct Scratch {
     Index columns;      // work is done in chunks of so many
     Index pass;         // inputs that are read together; between passes the chains rest in the outputs
-    Index ahead;        // columns that memory is asked for ahead of their use; 0: left to the processor
+    Index ahead;        // columns beyond the next tile that many inputs are asked for ahead of their use
     bool past_caches;   // results are stored past the caches where a tile makes whole lines
     T* panel;           // room for `columns` packed columns of `pass` inputs; null: they are read where they are
     T* const* outputs;  // P rows for chains at rest that the outputs cannot hold; null: results are made in place

@@ -5,7 +5,9 @@
 // value: the bits then depend neither on blocking, tails, threads nor alignment, and Q may be split into passes.
 // Chains and sums are of type Compute<In>; what goes out in another type is rounded when all is done.
 
-constexpr Index kLine = 64;  // bytes that caches and memory move together
+constexpr Index kLine = 64;        // bytes that caches and memory move together
+constexpr Index kAligned = 4000;   // bytes of a row from which on it pays to begin with a whole vector
+constexpr Index kUnfollowed = 16;  // inputs that the processor's own prefetchers do not follow
 
 enum class Mode {
     store,       // out = chain
@@ -48,10 +50,19 @@ constexpr Index kPanelWidth = kPanelVectors * Vec<T>::lanes;
 template <class In>
 struct Direct {
     using Element = In;
+    static constexpr bool asked = false, in_panel = false;
     const In* const* rows;
     Index x;
     FASTGC_INLINE Direct at(const Direct& inputs, Index, Index x) { return {inputs.rows, x}; }
     FASTGC_INLINE const In* row(const Direct& inputs, Index q) { return inputs.rows[q] + inputs.x; }
+};
+
+// So many of them that no prefetcher follows: a tile asks for the columns of the next one, or `ahead` beyond.
+template <class In>
+struct Asked : Direct<In> {
+    static constexpr bool asked = true;
+    Index ahead;
+    FASTGC_INLINE Asked at(const Asked& inputs, Index, Index x) { return {{inputs.rows, x}, inputs.ahead}; }
 };
 
 // A panel: columns from `origin` on, packed in tiles that lie one after the other, input by input in each. What is
@@ -59,6 +70,7 @@ struct Direct {
 template <class T>
 struct Packed {
     using Element = T;
+    static constexpr bool asked = false, in_panel = true;
     const T* start;
     Index origin;
     FASTGC_INLINE Packed at(const Packed& inputs, Index count, Index x) {
@@ -67,14 +79,10 @@ struct Packed {
     }
     FASTGC_INLINE const T* row(const Packed& inputs, Index q) { return inputs.start + q * kPanelWidth<T>; }
 };
-template <class Inputs>
-constexpr bool kInPanel = true;
-template <class In>
-constexpr bool kInPanel<Direct<In>> = false;
 
 // Whether there is a mode `add`: see tree().
 template <class T, class Out, class Inputs>
-constexpr bool kAdds = sizeof(T) == sizeof(Out) && !kInPanel<Inputs>;
+constexpr bool kAdds = sizeof(T) == sizeof(Out) && !Inputs::in_panel;
 
 enum class Reach {
     whole,       // V vectors
@@ -106,6 +114,8 @@ FASTGC_INLINE void chains(Mode mode, Index count, const T* coefficients, const I
         q = 1;
     }
     for (; q < count; ++q) {
+        if constexpr (Inputs::asked)
+            __builtin_prefetch(Inputs::row(inputs, q) + inputs.ahead + 2 * V * W::lanes - 1, 0, 3);
         if constexpr (inputs_stay(R, V)) {
             load(Inputs::row(inputs, q), input);
             for (int r = 0; r < R; ++r) {
@@ -157,30 +167,12 @@ FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inp
     }
 }
 
-// What a block fetches into the second-level cache while it computes column x: column x + ahead of its share of the
-// inputs, and of its outputs, a line or two a tile. More at once would fill the queue that the loads need.
-struct Fetch {
-    struct Streams {
-        const void* const* start;
-        Index count, size;  // of an element, in bytes
-    };
-    Streams inputs, outputs;
-    Index ahead, end;
-    FASTGC_INLINE bool wanted(const Fetch& fetch) { return fetch.inputs.count + fetch.outputs.count > 0; }
-    FASTGC_INLINE void run(const Fetch& fetch, Index x, Index width) {
-        x += fetch.ahead;
-        if (x + width > fetch.end) return;
-        for (const Streams& streams : {fetch.inputs, fetch.outputs})
-            for (Index i = 0; i < streams.count; ++i)
-                for (Index byte = x * streams.size; byte < (x + width) * streams.size; byte += kLine)
-                    __builtin_prefetch(static_cast<const char*>(streams.start[i]) + byte, 0, 2);
-    }
-};
-
-// Columns before the first that starts a line in all rows; -1 where the rows disagree.
+// Columns before the first that is aligned to `bytes`, a power of two, in all rows; -1 where the rows disagree.
 template <class T>
-Index before_line(Index count, Rows<T> rows, Index x) {
-    const auto offset = [&](Index r) { return -reinterpret_cast<std::uintptr_t>(Rows<T>::at(rows, r, x)) % kLine; };
+Index before_aligned(std::size_t bytes, Index count, Rows<T> rows, Index x) {
+    const auto offset = [&](Index r) {
+        return -reinterpret_cast<std::uintptr_t>(Rows<T>::at(rows, r, x)) & (bytes - 1);
+    };
     for (Index r = 1; r < count; ++r)
         if (offset(r) != offset(0)) return -1;
     return static_cast<Index>(offset(0) / sizeof(T));
@@ -196,16 +188,15 @@ struct Blocks {
 };
 
 template <class Out, int R, class T, class Inputs>
-void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, const Fetch& fetch,
-             bool past_caches, Index begin,
+void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> outputs, bool past_caches, Index begin,
              Index end) {  // by value: a store through a vector type could change what a reference names
     using W = Vec<T>;
     // Half types are loaded in pairs of vectors.
     constexpr bool halves = sizeof(typename Inputs::Element) < sizeof(T) || sizeof(Out) < sizeof(T);
-    constexpr int E = kInPanel<Inputs> ? kPanelVectors : even_vectors(R);
-    constexpr int V = kInPanel<Inputs> || halves ? E : vectors(R);
+    constexpr int E = Inputs::in_panel ? kPanelVectors : even_vectors(R);
+    constexpr int V = Inputs::in_panel || halves ? E : vectors(R);
     constexpr Index even_width = E * W::lanes, width = V * W::lanes;
-    const auto tiles = [&](auto vectors, auto reach, auto how, Index x, Index n) {
+    const auto tiles = [&](auto vectors, auto reach, auto how, Index x, Index n) FASTGC_INLINED {
         const Inputs here = Inputs::at(inputs, blocks.count, x);
         const T* coefficients = blocks.coefficients;
         Rows<Out> block = outputs;
@@ -224,24 +215,22 @@ void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> o
     Index x = begin;
     // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
     if constexpr (even_width * sizeof(Out) % kLine == 0) {
-        if (past_caches && mode == Mode::store && before_line(R * blocks.number, outputs, x) == 0)
-            for (; x + even_width <= end; x += even_width) {
-                Fetch::run(fetch, x, even_width);
+        if (past_caches && mode == Mode::store && before_aligned(kLine, R * blocks.number, outputs, x) == 0)
+            for (; x + even_width <= end; x += even_width)
                 tiles(even, Constant<Reach, Reach::past_caches>{}, store, x, 0);
-            }
     }
-    if (mode != Mode::store || Fetch::wanted(fetch)) {
-        for (; x + width <= end; x += width) {
-            Fetch::run(fetch, x, width);
-            tiles(all, whole, mode, x, 0);
-        }
-    } else {
+    if (Inputs::asked || mode != Mode::store)
+        for (; x + width <= end; x += width) tiles(all, whole, mode, x, 0);
+    else if constexpr (!Inputs::asked)
         for (; x + width <= end; x += width) tiles(all, whole, store, x, 0);
-    }
     if constexpr (V != E)
         for (; x + even_width <= end; x += even_width) tiles(even, whole, mode, x, 0);
-    for (; x + W::lanes <= end; x += W::lanes) tiles(narrow, whole, mode, x, 0);
-    if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, mode, x, end - x);
+    if constexpr (Inputs::asked) {  // the few columns left have code already
+        columns<Out, R, T, Direct<typename Inputs::Element>>(mode, blocks, inputs, outputs, past_caches, x, end);
+    } else {
+        for (; x + W::lanes <= end; x += W::lanes) tiles(narrow, whole, mode, x, 0);
+        if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, mode, x, end - x);
+    }
 }
 
 // Calls of(R) with a constant.
@@ -265,10 +254,12 @@ void with_rows(Index count, const Of& of) {
 }
 
 template <class Out, class T, class Inputs>
-void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, const Fetch& fetch,
-          bool past_caches, Index begin, Index end) {
+void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, bool past_caches, Index begin,
+          Index end) {
+    constexpr int fewest = Inputs::asked ? 4 : Inputs::in_panel ? 3 : 1;  // of more rows than one block has
     with_rows(blocks.rows, [&](auto count) {
-        columns<Out, count.value>(mode, blocks, inputs, outputs, fetch, past_caches, begin, end);
+        if constexpr (count.value >= fewest)
+            columns<Out, count.value>(mode, blocks, inputs, outputs, past_caches, begin, end);
     });
 }
 
@@ -287,8 +278,10 @@ void pack(const In* from, T* to, Index count, Index n) {
     using W = Vec<T>;
     constexpr Index width = kPanelWidth<T>;
     Index x = 0;
-    for (; x + width <= n; x += width, to += width * count)
+    for (; x + width <= n; x += width, to += width * count) {
+        __builtin_prefetch(from + x + n, 0, 2);  // the next panel is made of that
         for (int v = 0; v < kPanelVectors; ++v) W::store(to + v * W::lanes, W::load(from + x + v * W::lanes));
+    }
     for (; x < n; x += W::lanes, to += W::lanes)
         W::store(to, n - x < W::lanes ? W::load_n(from + x, n - x) : W::load(from + x));
 }
@@ -377,12 +370,12 @@ double judged_columns(Mode mode, Index kept, const Group<In> group, const T* coe
 template <class T, class In>
 double judged_product(Mode mode, Index rows, const Group<In>& group, Rows<T> outputs, bool past_caches, Index begin,
                       Index end) {
-    const Index total = rows + group.spares, step = block_rows(total);
+    const Index total = rows + group.spares;
     double energy = 0;
-    for (Index first = 0; first < total; first += step) {
-        const Index size = total - first < step ? total - first : step;
+    for (Index first = 0, size; first < total; first += size) {
+        size = block_rows(total, first);
         const Index left = rows > first ? rows - first : 0, kept = left < size ? left : size;
-        const bool past = past_caches && (kept == 0 || before_line(kept, outputs.from(first), begin) == 0);
+        const bool past = past_caches && (kept == 0 || before_aligned(kLine, kept, outputs.from(first), begin) == 0);
         with_rows(size, [&](auto count) {
             energy += judged_columns<T, count.value>(mode, kept, group, group.coefficients + first * group.count,
                                                      outputs.from(rows - left), past, begin, end);
@@ -391,10 +384,10 @@ double judged_product(Mode mode, Index rows, const Group<In>& group, Rows<T> out
     return energy;
 }
 
-// All P rows of one group's product, over a chunk of the columns that end at `last`.
+// All P rows of one group's product, over a chunk of the columns.
 template <class In, class Out, class To>
 void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group, const Scratch<Compute<In>>& scratch,
-             Rows<To> outputs, Index begin, Index end, Index last) {
+             Rows<To> outputs, Index begin, Index end) {
     using T = Compute<In>;
     if constexpr (in_place<In, Out>) {
         if (group.spares > 0) {
@@ -413,43 +406,36 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
         }
         return;
     }
-    const Index step = block_rows(segment.rows);
+    const bool packs = scratch.panel != nullptr && segment.rows > kMaxBlockRows;
     const Index passes = (group.count + scratch.pass - 1) / scratch.pass;
     const Index pass = (group.count + passes - 1) / passes;
     for (Index q = 0; q < group.count; q += pass) {
         const Mode now = q > 0 ? Mode::accumulate : mode;
         const Index count = group.count - q < pass ? group.count - q : pass;
         const In* const* const inputs = group.inputs + q;
-        if (scratch.panel != nullptr)
+        if (packs)
             for (Index i = 0; i < count; ++i)
                 pack(inputs[i] + begin, scratch.panel + i * kPanelWidth<T>, count, end - begin);
-        // With fewer inputs the processor's own prefetchers keep up; fetching outputs pays for long chains only.
-        const bool fetch_inputs = scratch.ahead > 0 && count >= 16;
-        const bool fetch_outputs =
-            scratch.ahead > 0 && count >= 32 && q == 0 && scratch.outputs == nullptr && segment.group_count == 1;
         for (Index first = 0; first < segment.rows;) {
-            const Index left = segment.rows - first;
-            Blocks<T> blocks{1, left < step ? left : step, count, group.coefficients + first * group.count, 0};
+            Blocks<T> blocks{1, block_rows(segment.rows, first), count, group.coefficients + first * group.count, 0};
             // All blocks go through a tile's columns before the next tile, so that memory is asked for steadily; in a
             // panel one block goes through all columns, so that its coefficients are read once.
-            if (scratch.panel == nullptr && left >= 2 * step) blocks.number = left / step;
+            Index after = first + blocks.rows;
+            for (; !packs && after < segment.rows && block_rows(segment.rows, after) == blocks.rows;
+                 after += blocks.rows)
+                ++blocks.number;
             blocks.stride = blocks.rows * group.count;
             blocks.coefficients += q * blocks.rows;
-            const Index after = first + blocks.number * blocks.rows;
-            const Index share = count * first / segment.rows, share_end = count * after / segment.rows;
-            const Fetch fetch{{reinterpret_cast<const void* const*>(inputs + share),
-                               fetch_inputs ? share_end - share : 0, static_cast<Index>(sizeof(In))},
-                              {reinterpret_cast<const void* const*>(segment.outputs + first),
-                               fetch_outputs ? after - first : 0, static_cast<Index>(sizeof(Out))},
-                              scratch.ahead,
-                              last};
             const auto compute = [&](const auto& from) {
-                rows(now, blocks, from, outputs.from(first), fetch, scratch.past_caches, begin, end);
+                rows(now, blocks, from, outputs.from(first), scratch.past_caches, begin, end);
             };
-            if (scratch.panel == nullptr)
-                compute(Direct<In>{inputs, 0});
-            else
+            const Direct<In> direct{inputs, 0};
+            if (packs)
                 compute(Packed<T>{scratch.panel, begin});
+            else if (first == 0 && count >= kUnfollowed && segment.rows > kMaxBlockRows)
+                compute(Asked<In>{direct, scratch.ahead});
+            else
+                compute(direct);
             first = after;
         }
     }
@@ -472,42 +458,46 @@ void add(Index rows, Rows<T> outputs, T* const* terms, Index begin, Index end) {
 // Groups [lo, hi) into `outputs`; `buffers` are the row pointers of the tree's free partial sums.
 template <class In, class Out, class T>
 void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, Index hi, Rows<T> outputs,
-          T* const* buffers, Index begin, Index end, Index last) {
-    if (hi - lo == 1) return product(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end, last);
+          T* const* buffers, Index begin, Index end) {
+    if (hi - lo == 1) return product(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end);
     const Index mid = (lo + hi) / 2;
-    tree(segment, scratch, lo, mid, outputs, buffers, begin, end, last);
+    tree(segment, scratch, lo, mid, outputs, buffers, begin, end);
     // A product that one pass finishes is added where it is made; few have panels.
     if (hi - mid == 1 && segment.groups[mid].count <= scratch.pass && scratch.panel == nullptr)
-        return product(Mode::add, segment, segment.groups[mid], scratch, outputs, begin, end, last);
-    tree(segment, scratch, mid, hi, Rows<T>{buffers, begin}, buffers + segment.rows, begin, end, last);
+        return product(Mode::add, segment, segment.groups[mid], scratch, outputs, begin, end);
+    tree(segment, scratch, mid, hi, Rows<T>{buffers, begin}, buffers + segment.rows, begin, end);
     add(segment.rows, outputs, buffers, begin, end);
 }
 
 // The chunk [begin, end) into `outputs`.
 template <class In, class Out, class To>
 void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Rows<To> outputs, Index begin,
-           Index end, Index last) {
+           Index end) {
     if (segment.group_count == 1)
         return product(segment.accumulate ? Mode::accumulate : Mode::store, segment, segment.groups[0], scratch,
-                       outputs, begin, end, last);
-    if constexpr (in_place<In, To>)
-        tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, begin, end, last);
+                       outputs, begin, end);
+    if constexpr (in_place<In, To>) tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, begin, end);
 }
 
 template <class In, class Out>
 void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Index begin, Index end) {
-    // What passes the caches does so in chunks that begin with a line, if all rows agree where that is.
-    Index head = scratch.past_caches ? before_line(segment.rows, Rows<Out>{segment.outputs, 0}, begin) : -1;
+    // Chunks begin with a whole vector, those that pass the caches with a line, if all rows agree where that is: stores
+    // across the end of a line take twice as long. Squares are not added up in an order that an address decides.
+    const Rows<Out> outputs{segment.outputs, 0};
+    const bool aligns = scratch.energies == nullptr && (end - begin) * static_cast<Index>(sizeof(Out)) >= kAligned;
+    Index head = -1;
+    if (scratch.past_caches || aligns)
+        head = before_aligned(scratch.past_caches ? kLine : sizeof(Vec<Compute<In>>), segment.rows, outputs, begin);
     for (Index x = begin, stop; x < end; x = stop) {
         const Index size = head > 0 ? head : scratch.columns;
         head = -1;
         stop = size < end - x ? x + size : end;
         if (scratch.outputs == nullptr) {
-            chunk(segment, scratch, Rows<Out>{segment.outputs, 0}, x, stop, end);
+            chunk(segment, scratch, outputs, x, stop);
         } else {
             if (segment.accumulate)
                 for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
-            chunk(segment, scratch, Rows<Compute<In>>{scratch.outputs, x}, x, stop, end);
+            chunk(segment, scratch, Rows<Compute<In>>{scratch.outputs, x}, x, stop);
             for (Index r = 0; r < segment.rows; ++r) copy(scratch.outputs[r], segment.outputs[r] + x, stop - x);
         }
     }

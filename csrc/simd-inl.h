@@ -4,6 +4,7 @@
 // an instruction for it. Vec<float> also loads from and stores to Float16 and BFloat16, rounding to nearest even.
 // kRegisters is the number of vector registers.
 #define FASTGC_INLINE static inline __attribute__((always_inline))
+#define FASTGC_INLINED __attribute__((always_inline))  // of lambdas
 
 // Orders non-temporal stores before whatever tells another thread of them.
 FASTGC_INLINE void fence() {

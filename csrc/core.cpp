@@ -42,9 +42,9 @@ constexpr Index kAhead = 512;
 constexpr Index kSetBytes = 4096, kSetLines = 8;
 constexpr Index kMemoryPanel = 128 * 1024;
 constexpr double kFirstCache = 32 * 1024;
-// Results pass the caches, where one pass over the inputs makes whole lines (1 x 1: 21 to 30 GB/s), if they are larger
-// than the last one, or all that moves is half as large again (8 x 8 at 10^6: 24 to 29); smaller ones are left there
-// for the caller. Gathering lines in cache first gains nothing.
+// Results pass the caches, where one pass over the inputs makes whole lines, if all that moves is more than three
+// quarters of the last one, which has other users, too (4 x 8 at 10^6 in 0.75 of the time, with neighbours at work in a
+// fifth). Smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
 constexpr double kLastCache = 32 * 1024 * 1024;
 
 // Segments under construction, with everything they point to. What a small call needs fits into the first bytes of an
@@ -151,7 +151,7 @@ class Plan {
     // What a run reads, writes and computes.
     struct Demand {
         Index total = 0, levels = 0, rows = 0, inputs = 0;
-        double bytes = 0, moved = 0, written = 0;
+        double bytes = 0, moved = 0;
     };
 
     // How it is cut, and what every thread has to work with.
@@ -187,7 +187,6 @@ class Plan {
             // Beyond P = 8 arithmetic outweighs memory; the factor makes a byte moved cost as much as 4 products.
             demand.bytes += std::max(both, columns * static_cast<double>(read * segment.rows * sizeof(T) / 4));
             demand.moved += both;
-            demand.written += columns * static_cast<double>(segment.rows * sizeof(Out));
             demand.total += segment.length;
             demand.levels = std::max(demand.levels, tree_levels(segment.group_count));
             demand.rows = std::max(demand.rows, segment.rows);
@@ -196,14 +195,14 @@ class Plan {
     }
 
     Work work(const Demand& demand, int threads) {
-        const auto [total, levels, rows, inputs, bytes, moved, written] = demand;
+        const auto [total, levels, rows, inputs, bytes, moved] = demand;
         Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr, nullptr};
         const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
         bool packs = false;
-        const bool past = written > kLastCache || moved > 1.5 * kLastCache;
+        const bool past = moved > 0.75 * kLastCache;
         if (rows > kMaxBlockRows) {
             constexpr bool halves = sizeof(In) < sizeof(T) || !in_place<In, Out>;
             const bool from_memory = moved > kLastCache / 4;

@@ -29,16 +29,16 @@ constexpr Index kStreams = 8;
 constexpr Index kResting = 128 * 1024;
 constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
 // More rows are several blocks on chunks of up to 64 inputs that take 16 KiB. Half types are packed, which converts
-// them once for all rows. Numbers that come from memory are asked for 512 bytes ahead, others by the tile (P, Q = 16,
-// 64 at 10^6: 28 and 45 GFLOP/s without and with).
+// them once for all rows; others where many rows use what comes from memory, in chunks of 128 KiB, which reads longer
+// pieces (float64, P = Q = 64 at 2 x 10^4). Inputs that come from memory are asked for 512 bytes ahead, others by the
+// tile.
 constexpr Index kPanel = 16 * 1024;
 constexpr Index kPanelInputs = 64;
-constexpr Index kPackRows = 24;
+constexpr Index kPackRows = 48, kPackRowsHalf = 24;
 constexpr Index kAhead = 512;
 // Rows whose distances are multiples of 4 KiB share one set of the first-level cache, 8 lines, and banks of memory.
 // More of them than that are packed: a chunk of one row at a time collides with nothing. Nor may results then pass the
-// caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69). From memory,
-// longer pieces are read (8 x 8 at 2^20 in 0.7 of the time).
+// caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69).
 constexpr Index kSetBytes = 4096, kSetLines = 8;
 constexpr Index kMemoryPanel = 128 * 1024;
 constexpr double kFirstCache = 32 * 1024;
@@ -210,8 +210,8 @@ class Plan {
             shape.pass = std::min(inputs, kPanelInputs);
             shape.ahead = from_memory ? kAhead / static_cast<Index>(sizeof(In)) : 0;
             shape.past_caches = levels == 0 && past && inputs == shape.pass && !collides;
-            packs = collides || (halves && rows >= kPackRows);
-            shape.columns = fit(collides && from_memory && !halves ? kMemoryPanel : kPanel, shape.pass);
+            packs = collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
+            shape.columns = fit(packs && from_memory && !halves ? kMemoryPanel : kPanel, shape.pass);
         } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {

@@ -216,10 +216,15 @@ class Plan {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
             shape.pass = inputs;
-            if (levels > 0) shape.columns = fit(kResting, rows * (1 + levels));
+            if (levels > 0)
+                shape.columns = fit(kResting, rows * (1 + levels));
+            else if (!made_in_place<In, Out>)
+                shape.columns = fit(kPanel, rows);
             shape.past_caches = levels == 0 && past;
         }
-        const Index results = in_place<In, Out> || (inputs <= shape.pass && levels == 0) ? 0 : rows;
+        const bool directly = made_in_place<In, Out> && inputs <= shape.pass && levels == 0;
+        const Index results = in_place<In, Out> || directly ? 0 : rows;
+        if (results > 0) shape.past_caches = false;
         const Index buffers = results + levels * rows;
         const Index stride = shape.columns + 64 / static_cast<Index>(sizeof(T));  // rows in different sets of a cache
         T* values = buffers > 0 ? take<T>(buffers * threads * stride) : nullptr;

@@ -493,9 +493,12 @@ void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratc
         const Index size = head > 0 ? head : scratch.columns;
         head = -1;
         stop = size < end - x ? x + size : end;
-        if (scratch.outputs == nullptr) {
-            chunk(segment, scratch, outputs, x, stop);
-        } else {
+        bool made = false;
+        if constexpr (made_in_place<In, Out>) {
+            made = scratch.outputs == nullptr;
+            if (made) chunk(segment, scratch, outputs, x, stop);
+        }
+        if (!made) {
             if (segment.accumulate)
                 for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
             chunk(segment, scratch, Rows<Compute<In>>{scratch.outputs, x}, x, stop);

@@ -380,7 +380,8 @@ std::vector<Index> decode_checked(const Received<In>* groups, Index group_count,
         const double smallest = std::max(least, *std::max_element(size, size + count) / kDynamicRange);
         for (Index i = 0; i < count; ++i) {
             const double floor = floors[g].relative * std::max(size[i], smallest) + floors[g].absolute;
-            const bool fine = energy[i] <= floor * floor && std::isfinite(energy[i]);  // floors may be infinite too
+            const double most = floor * floor * (1 - kMargin);
+            const bool fine = energy[i] <= most && std::isfinite(energy[i]);  // floors may be infinite too
             if (!fine || (squares_vanish && !(floor > kUnderflow))) doubtful.push_back(i);
         }
     }

@@ -63,6 +63,9 @@ void combine(const Stretch<In, Out>* stretches, Index count, const Options& opti
 constexpr Index kJudged = 4096;
 // No messages there count as smaller than the largest anywhere divided by this.
 constexpr double kDynamicRange = 1024;
+// What is so much below a floor, as a share of its square, is doubtful too: in which order squares are added up is left
+// open, and must decide nothing.
+constexpr double kMargin = 0x1p-10;
 // Syndromes smaller than this have squares that float may lose.
 constexpr double kUnderflow = 0x1p-50;
 

@@ -482,10 +482,9 @@ void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch,
 template <class In, class Out>
 void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Index begin, Index end) {
     // Chunks begin with a whole vector, those that pass the caches with a line, if all rows agree where that is: where
-    // every other store crosses the end of a line, 4 x 1 takes a third more time. Squares are not added up in an order
-    // that an address decides.
+    // every other store crosses the end of a line, 4 x 1 takes a third more time.
     const Rows<Out> outputs{segment.outputs, 0};
-    const bool aligns = scratch.energies == nullptr && (end - begin) * static_cast<Index>(sizeof(Out)) >= kAligned;
+    const bool aligns = (end - begin) * static_cast<Index>(sizeof(Out)) >= kAligned;
     Index head = -1;
     if (scratch.past_caches || aligns)
         head = before_aligned(scratch.past_caches ? kLine : sizeof(Vec<Compute<In>>), segment.rows, outputs, begin);

@@ -406,8 +406,8 @@ def decode_checked(
     gradient : ndarray of shape (length,)
         With the bits of `decode`, in the type computed in: float32, or float64 for messages in float64.
     doubtful : list of int
-        The numbers of the stretches of `JUDGED` columns where the syndromes of some group exceed their floor, are not
-        finite, or are so small that their squares, which are taken in the type computed in, may have vanished.
+        The numbers of the stretches of `JUDGED` columns where the syndromes of some group exceed their floor, or nearly,
+        are not finite, or are so small that their squares, which are taken in the type computed in, may have vanished.
 
     Raises
     ------
@@ -417,7 +417,8 @@ def decode_checked(
     Notes
     -----
     Messages are read from memory once, and syndromes are never written to it. The size is the largest root mean square
-    of a few columns. Squares are added up in an order that depends on the instruction set, and on nothing else.
+    of a few columns. The order in which squares are added up may depend on where arrays lie: what is less than a
+    two-thousandth below its floor may or may not be doubtful.
     """
     return _backend(backend).decode_checked(weights, checks, messages, length, floors, least, threads)
 

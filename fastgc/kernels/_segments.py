@@ -19,6 +19,8 @@ JUDGED = 4096
 """Columns whose syndromes `decode_checked` judges together; as what follows, a constant of csrc/core.h."""
 DYNAMIC_RANGE = 1024.0
 """Their messages count as no smaller than the largest anywhere divided by this."""
+MARGIN = 2.0**-10
+"""What is so much below a floor, as a share of its square, is doubtful too: the order of a sum decides nothing."""
 UNDERFLOW = 2.0**-50
 """Syndromes smaller than this have squares that float32 may lose."""
 
@@ -90,7 +92,7 @@ def doubtful(
     with np.errstate(over="ignore", invalid="ignore"):
         for energy, size, (relative, absolute) in zip(energies, sizes, floors, strict=True):
             floor = relative * np.maximum(size, max(least, size.max() / DYNAMIC_RANGE)) + absolute
-            fine = (energy <= floor * floor) & np.isfinite(energy)  # floors may be infinite too
+            fine = (energy <= floor * floor * (1 - MARGIN)) & np.isfinite(energy)  # floors may be infinite too
             if squares_vanish:
                 fine &= floor > UNDERFLOW
             found.update(np.flatnonzero(~fine).tolist())

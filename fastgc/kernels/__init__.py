@@ -406,8 +406,8 @@ def decode_checked(
     gradient : ndarray of shape (length,)
         With the bits of `decode`, in the type computed in: float32, or float64 for messages in float64.
     doubtful : list of int
-        The numbers of the stretches of `JUDGED` columns where the syndromes of some group exceed their floor, or nearly,
-        are not finite, or are so small that their squares, which are taken in the type computed in, may have vanished.
+        The numbers of the stretches of `JUDGED` columns where the syndromes of some group exceed their floor, or
+        nearly so, are not finite, or are so small that their squares, in the type computed in, may have vanished.
 
     Raises
     ------

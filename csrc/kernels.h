@@ -67,10 +67,12 @@ inline Index block_rows(Index rows, Index first) {
 template <class In, class Out>
 constexpr bool in_place = sizeof(Compute<In>) == sizeof(Out);
 
-// Whether tiles make outputs where they lie. What is narrower than the inputs is rounded from rows of the type computed
-// in: tiles for it would take an eighth of the build each.
+// Whether tiles make outputs where they lie. Half types are rounded from rows of the type computed in: tiles for them
+// take an eighth of the build each, and gain only where bfloat16 is computed in even and odd lanes.
 template <class In, class Out>
-constexpr bool made_in_place = sizeof(Out) >= sizeof(In);
+constexpr bool made_in_place = in_place<In, Out>;
+template <>
+inline constexpr bool made_in_place<BFloat16, BFloat16> = true;
 
 // One small matrix and the rows it is applied to. Coefficients are packed: blocks of block_rows() rows one after the
 // other, and within a block of R rows entry (r, q) at [q * R + r].

@@ -498,10 +498,14 @@ void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratc
             if (made) chunk(segment, scratch, outputs, x, stop);
         }
         if (!made) {
+            Scratch<Compute<In>> here = scratch;
+            here.past_caches = false;
             if (segment.accumulate)
                 for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
-            chunk(segment, scratch, Rows<Compute<In>>{scratch.outputs, x}, x, stop);
-            for (Index r = 0; r < segment.rows; ++r) copy(scratch.outputs[r], segment.outputs[r] + x, stop - x);
+            chunk(segment, here, Rows<Compute<In>>{scratch.outputs, x}, x, stop);
+            for (Index r = 0; r < segment.rows; ++r)
+                multiple<Compute<In>, Out, Mode::store>(1, scratch.outputs[r], segment.outputs[r] + x,
+                                                        scratch.past_caches, stop - x);
         }
     }
     if (scratch.past_caches) fence();

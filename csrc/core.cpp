@@ -32,7 +32,7 @@ constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
 // them once for all rows; others where many rows use what comes from memory, in chunks of 128 KiB, which reads longer
 // pieces (float64, P = Q = 64 at 2 x 10^4). Inputs that come from memory are asked for 512 bytes ahead, others by the
 // tile.
-constexpr Index kPanel = 16 * 1024;
+constexpr Index kPanel = 16 * 1024, kMemoryPanel = 128 * 1024;
 constexpr Index kPanelInputs = 64;
 constexpr Index kPackRows = 48, kPackRowsHalf = 24;
 constexpr Index kAhead = 512;
@@ -40,7 +40,6 @@ constexpr Index kAhead = 512;
 // More of them than that are packed: a chunk of one row at a time collides with nothing. Nor may results then pass the
 // caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69).
 constexpr Index kSetBytes = 4096, kSetLines = 8;
-constexpr Index kMemoryPanel = 128 * 1024;
 constexpr double kFirstCache = 32 * 1024;
 // Results pass the caches, where one pass over the inputs makes whole lines, if all that moves is more than three
 // quarters of the last one, which has other users, too (4 x 8 at 10^6 in 0.75 of the time, with neighbours at work in a
@@ -122,8 +121,8 @@ class Plan {
         double* const sums = take<double>(stride * threads);
         std::fill_n(energies, groups * totals, 0.0);
         std::fill_n(sizes, groups * totals, 0.0);
-        // No thread shares a stretch with another: what is said of it depends on nothing but the messages. It may lie
-        // in two segments, and has what both add up to.
+        // No thread shares a stretch with another: how many there are changes nothing. It may lie in two segments, and
+        // has what both add up to.
         over_shares(demand.total, threads, kJudged, options.team, [&](int thread, const auto& each) {
             Scratch<T> scratch = work.of(thread);
             scratch.energies = sums + stride * thread;

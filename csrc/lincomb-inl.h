@@ -492,21 +492,20 @@ void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratc
         const Index size = head > 0 ? head : scratch.columns;
         head = -1;
         stop = size < end - x ? x + size : end;
-        bool made = false;
         if constexpr (made_in_place<In, Out>) {
-            made = scratch.outputs == nullptr;
-            if (made) chunk(segment, scratch, outputs, x, stop);
+            if (scratch.outputs == nullptr) {
+                chunk(segment, scratch, outputs, x, stop);
+                continue;
+            }
         }
-        if (!made) {
-            Scratch<Compute<In>> here = scratch;
-            here.past_caches = false;
-            if (segment.accumulate)
-                for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
-            chunk(segment, here, Rows<Compute<In>>{scratch.outputs, x}, x, stop);
-            for (Index r = 0; r < segment.rows; ++r)
-                multiple<Compute<In>, Out, Mode::store>(1, scratch.outputs[r], segment.outputs[r] + x,
-                                                        scratch.past_caches, stop - x);
-        }
+        Scratch<Compute<In>> here = scratch;
+        here.past_caches = false;
+        if (segment.accumulate)
+            for (Index r = 0; r < segment.rows; ++r) copy(segment.outputs[r] + x, scratch.outputs[r], stop - x);
+        chunk(segment, here, Rows<Compute<In>>{scratch.outputs, x}, x, stop);
+        for (Index r = 0; r < segment.rows; ++r)
+            multiple<Compute<In>, Out, Mode::store>(1, scratch.outputs[r], segment.outputs[r] + x, scratch.past_caches,
+                                                    stop - x);
     }
     if (scratch.past_caches) fence();
 }

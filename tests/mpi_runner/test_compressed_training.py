@@ -46,7 +46,7 @@ def in_one_process(folder: Path, data: flights.Flights, forget: int | None = Non
 
 
 def test_a_run_has_the_bits_of_one_process_whoever_was_used(train: Train, data: flights.Flights) -> None:
-    run = train(*SCHEME, *INT8, "--iterations", "14", "--delay", "fixed:0.05:1")
+    run = train(*SCHEME, *INT8, "--iterations", "14", "--delay", "exponential:0.03")
     assert run.status == 0, run.errors
     sets = survivors(run.folder)
     assert len(set(sets)) >= 3

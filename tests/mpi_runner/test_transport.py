@@ -1,46 +1,84 @@
-"""Waiting: soon noticed, and cheap while nothing comes."""
+"""Waiting: soon noticed, and cheap while nothing comes. What it takes of a core is in `bench.runner_overhead`."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
-WAIT = """
-import json, sys, time
 import numpy as np
+import pytest
 from mpi4py import MPI
-from mpi_runner.transport import Poller
 
-SECONDS = 2.0
-poller = Poller(spin=sys.argv[1] == "spin")
-buffer = np.zeros(8, np.uint8)
-request = MPI.COMM_SELF.Irecv(buffer, source=0, tag=1)  # nobody sends
-start, burnt, looks = time.perf_counter(), time.process_time(), 0
+from mpi_runner import transport
+from mpi_runner.transport import LONGEST, SHARE, SHORTEST, Poller
 
-def there():
-    global looks
-    looks += 1
-    return request.Test() or time.perf_counter() - start > SECONDS
-
-poller.until(there)
-print(json.dumps({"waited": time.perf_counter() - start, "cpu": time.process_time() - burnt, "looks": looks}))
-request.Cancel()
-request.Wait()
-"""
+LOOK = 10e-6  # seconds that a look takes, of the clock below
 
 
-def wait(how: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-c", WAIT, how], capture_output=True, text=True, timeout=60, check=True)
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
+class Clock:
+    """Time that passes while one sleeps or looks, and not otherwise: other processes have no part in it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sleeps: list[float] = []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
 
 
-def test_an_idle_rank_takes_at_most_5_percent_of_a_core() -> None:
-    seen = wait("backoff")
-    assert seen["cpu"] <= 0.05 * seen["waited"]
-    assert seen["looks"] >= 2.0 / 1e-3 / 4  # every millisecond at the latest, with room for a busy machine
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(transport, "time", clock)
+    return clock
 
 
-def test_spinning_looks_all_the_time() -> None:
-    assert wait("spin")["looks"] > 20 * wait("backoff")["looks"]
+def looks(poller: Poller, clock: Clock, seconds: float) -> int:
+    """How often is looked for something that is there after `seconds`, of the clock."""
+    count, begun = 0, clock.now
+
+    def there() -> bool:
+        nonlocal count
+        count += 1
+        clock.now += LOOK
+        return clock.now - begun >= seconds
+
+    poller.until(there)
+    return count
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 0.01, 0.1, 2.0, 60.0])
+def test_an_idle_rank_looks_for_few_percent_of_its_time_and_notices_soon(seconds: float, clock: Clock) -> None:
+    count = looks(Poller(), clock, seconds)
+    assert clock.now - seconds <= max(SHARE * seconds, SHORTEST) + LOOK  # noticed in proportion to what was waited,
+    assert clock.now - seconds <= LONGEST + LOOK  # and within a millisecond
+    assert max(clock.sleeps) <= LONGEST
+    # From the 34th millisecond on there are a thousand looks a second, and before it as many as its logarithm takes.
+    assert count <= 1.02 * seconds / LONGEST + np.log(LONGEST / SHORTEST) / SHARE + 60
+    if seconds >= 2:
+        assert count * LOOK <= 0.02 * seconds
+
+
+def test_one_that_heard_something_looks_often_again(clock: Clock) -> None:
+    poller = Poller()
+    looks(poller, clock, 1.0)
+    for restarted in (False, True):
+        if restarted:
+            poller.restart()
+        poller.pause()
+        assert clock.sleeps[-1] == pytest.approx(SHORTEST if restarted else LONGEST)
+
+
+def test_spinning_looks_all_the_time(clock: Clock) -> None:
+    assert looks(Poller(spin=True), clock, 1.0) == pytest.approx(1.0 / LOOK, abs=2)
+    assert not clock.sleeps
+
+
+def test_a_wait_for_mpi_ends_when_the_message_is_there() -> None:
+    buffer, poller = np.zeros(8, np.uint8), Poller()
+    receive = MPI.COMM_SELF.Irecv(buffer, source=0, tag=1)
+    send = MPI.COMM_SELF.Isend(np.arange(8, dtype=np.uint8), dest=0, tag=1)
+    transport.wait(receive, poller)
+    transport.wait(send, poller)
+    assert buffer.tolist() == list(range(8))

@@ -272,11 +272,11 @@ def test_workers_that_cannot_be_told_end_the_run(tmp_path: Path) -> None:
 
 def test_honest_workers_are_not_accused(train: Train, data: flights.Flights) -> None:
     for dtype, more in (("float32", ()), ("int8", ("--error-feedback",))):
-        options = ("--scheme", "grouped", "--load", "4", "--reduction", "2", "--workers", "8", "--iterations", "25")
+        options = ("--scheme", "grouped", "--load", "4", "--reduction", "2", "--workers", "4", "--iterations", "25")
         run = train(*options, "--verify", "--message-dtype", dtype, *more, "--delay", "exponential:0.002")
         assert run.status == 0, run.errors
         assert run.table("faults.csv") == []
-        assert {len(row["survivors"].split()) >= 6 for row in run.table("iterations.csv")} == {True}
+        assert {len(row["survivors"].split()) >= 3 for row in run.table("iterations.csv")} == {True}
         if dtype == "float32":
             expected = single_model(run.folder, data, 25)
             assert np.linalg.norm(run.model - expected) <= 1e-3 * np.linalg.norm(expected)

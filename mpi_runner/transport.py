@@ -19,13 +19,13 @@ from mpi_runner.processes import Identity, own_identity
 _HOST_BYTES = 256
 _IDENTITY = np.dtype([("host", f"S{_HOST_BYTES}"), ("pid", "<i8"), ("started", "<f8")])
 SHORTEST, LONGEST = 20e-6, 1e-3  # seconds of sleep between two looks
-SHARE = 0.03  # of the time already waited: what sleeping may add to a wait
+SHARE = 0.1  # of the time already waited: what sleeping may add to a wait
 
 
 class Poller:
     """Looks again and again until something is there, sleeping in between for a share of the time already waited.
 
-    Open MPI's own waits spin: an idle rank would take a whole core. Between two looks this sleeps 3 % of the time
+    Open MPI's own waits spin: an idle rank would take a whole core. Between two looks this sleeps a tenth of the time
     waited so far, from 20 µs up to 1 ms; with ``spin=True``, for ranks with cores of their own, not at all.
     """
 

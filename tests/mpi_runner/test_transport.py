@@ -54,7 +54,7 @@ def test_an_idle_rank_looks_for_few_percent_of_its_time_and_notices_soon(seconds
     assert clock.now - seconds <= max(SHARE * seconds, SHORTEST) + LOOK  # noticed in proportion to what was waited,
     assert clock.now - seconds <= LONGEST + LOOK  # and within a millisecond
     assert max(clock.sleeps) <= LONGEST
-    # From the 34th millisecond on there are a thousand looks a second, and before it as many as its logarithm takes.
+    # From the tenth millisecond on there are a thousand looks a second, and before it as many as its logarithm takes.
     assert count <= 1.02 * seconds / LONGEST + np.log(LONGEST / SHORTEST) / SHARE + 60
     if seconds >= 2:
         assert count * LOOK <= 0.02 * seconds

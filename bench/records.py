@@ -111,6 +111,12 @@ class Record:
         return max(known) if known else None
 
     @property
+    def possible_speedup(self) -> float | None:
+        """The best peer's time over what the machine needs, or over ours where that is less."""
+        ours, roof, peer = self.our_timing, self.roof, self.timing(self.best_peer or "")
+        return peer.seconds / min(roof, ours.seconds) if ours and roof and peer else None
+
+    @property
     def of_limit(self) -> float | None:
         """Fraction of the machine's limit that ours reaches."""
         ours, roof = self.our_timing, self.roof

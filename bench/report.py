@@ -90,19 +90,24 @@ def _summary_tables(results: Results) -> str:
         rows = []
         for type_name, threads in dict.fromkeys((r.case["type"], r.case["threads"]) for r in compared):
             group = [r for r in compared if (r.case["type"], r.case["threads"]) == (type_name, threads)]
-            by_length = [
-                geometric_mean(_speedups(r for r in group if r.case["length"] == length)) for length in lengths
-            ]
+            by_length = [[r for r in group if r.case["length"] == length] for length in lengths]
+            speedups = (geometric_mean(_speedups(records)) for records in by_length)
             below = sum(speedup < LOSS for speedup in _speedups(group))
             fastest = geometric_mean(speedup for record in group if (speedup := record.undisturbed_speedup))
             means = (_times(geometric_mean(_speedups(group))), _times(fastest))
-            rows.append((type_name, threads, *map(_times, by_length), *means, f"{below} of {len(group)}"))
+            rows.append((type_name, threads, *map(_times, speedups), *means, f"{below} of {len(group)}"))
+            most = (_times(geometric_mean(_possible_speedups(records))) for records in (*by_length, group))
+            rows.append((f"{type_name}, at the limit", threads, *most, "", ""))
         heads = (
             *("type", "threads"),
             *(f"L = {length:.0e}" for length in lengths),
             *("all", "all, fastest samples", f"below {LOSS}×"),
         )
-        parts.append(f"## Speed-up over the best peer of each cell, geometric means\n\n{_table(heads, rows)}")
+        parts.append(
+            f"## Speed-up over the best peer of each cell, geometric means\n\n{_table(heads, rows)}\n\n"
+            "*At the limit*: what it would be if ours took as long as the machine needs to move the bytes, or to do\n"
+            "the arithmetic, whichever takes longer; or as long as it does, where that is less."
+        )
         parts.append(f"## Fraction of the machine's limit, geometric means\n\n{_fractions(compared)}")
     return "\n\n".join(parts)
 
@@ -269,6 +274,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _speedups(records: Iterable[Record]) -> list[float]:
     return [record.speedup for record in records if record.speedup]
+
+
+def _possible_speedups(records: Iterable[Record]) -> list[float]:
+    return [speedup for record in records if (speedup := record.possible_speedup)]
 
 
 def _case(record: Record) -> str:

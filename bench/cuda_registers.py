@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,9 @@ def version() -> str:
     return ".".join(map(str, nvrtc.getVersion()))
 
 
-def program(kernels: Iterable[tiles.Kernel]) -> str:
-    """What is compiled: the source and the entry points."""
-    return tiles.source() + "".join(kernel.entry for kernel in kernels)
-
-
 def digest() -> str:
     """A hash of all that is compiled but comments and white space, by which a record is known to be of this source."""
-    code = re.sub(r"//[^\n]*", "", program(tiles.kernels()))
+    code = re.sub(r"//[^\n]*", "", tiles.program(tiles.kernels()))
     return hashlib.sha256(" ".join(code.split()).encode()).hexdigest()
 
 
@@ -73,7 +67,7 @@ def record() -> dict[str, Any]:
     """All kernels on all architectures."""
     found = {}
     for architecture in ARCHITECTURES:
-        found[f"sm_{architecture}"] = reported(assemble(program(tiles.kernels()), architecture)[0])
+        found[f"sm_{architecture}"] = reported(assemble(tiles.program(tiles.kernels()), architecture)[0])
         print(f"sm_{architecture}: {len(found[f'sm_{architecture}'])} kernels", file=sys.stderr)
     return {"source": digest(), "nvrtc": version(), "kernels": found}
 
@@ -85,8 +79,9 @@ def table(values: dict[str, Any]) -> str:
         "# Registers of the CUDA kernels",
         "",
         f"By `python -m bench.cuda_registers` with NVRTC {values['nvrtc']}. No kernel spills or has a stack frame.",
-        "`lincomb_IN_OUT_R` makes tiles of R rows; `decoding_weights_N` takes N lanes a pattern. At most 128 registers",
-        "let two blocks of 256 threads share a multiprocessor.",
+        "`lincomb_IN_OUT_R` makes tiles of R rows, `items_IN_OUT_R` those of many items, with coefficients in memory;",
+        "`decoding_weights_N` takes N lanes a pattern. At most 128 registers let two blocks of 256 threads share a",
+        "multiprocessor.",
         "",
         "| kernel | shared memory | " + " | ".join(names) + " |",
         "|---|---|" + "---|" * len(names),

@@ -39,10 +39,29 @@ struct Call {
 };
 static_assert(sizeof(Call) == kArgumentBytes && sizeof(void*) == 8, "the layout is shared with Python");
 
+// The argument of a launch on many items at once, one in each layer of the grid, whose coefficients are in the device's
+// memory. The tables are, of every input and then of every output, its address in the first item and the bytes from
+// there to the next one's. fastgc/kernels/_cuda_items.py writes it.
+struct Items {
+    Index length, head;
+    const unsigned char* tables;        // null: they follow here
+    const unsigned char* coefficients;  // of the first item: entry (p, q) at [q * stride + p]
+    Index apart;                        // bytes from the coefficients of an item to the next one's
+    int rows, inputs, stride, mode;
+    alignas(16) unsigned char own[kArgumentBytes - 64];
+};
+static_assert(sizeof(Items) == kArgumentBytes, "the layout is shared with Python");
+
+// What a thread reads of a launch's tables, where they are, in the type computed in.
+template <class T, class Argument>
+struct Tables;
+
 template <class T>
-struct Tables {
+struct Tables<T, Call> {
     const unsigned char* start;
     int inputs, rows;
+    FASTGC_DEVICE Tables(const Call& call, const unsigned char* tables)
+        : start(tables), inputs(call.inputs), rows(call.rows) {}
     template <class E>
     FASTGC_DEVICE const E* input(int q) const {
         return reinterpret_cast<const E* const*>(start)[q];
@@ -51,9 +70,35 @@ struct Tables {
     FASTGC_DEVICE E* output(int p) const {
         return reinterpret_cast<E* const*>(start)[inputs + p];
     }
-    FASTGC_DEVICE const T* coefficients() const {
-        return reinterpret_cast<const T*>(start + (8 * (inputs + rows) + 15) / 16 * 16);
+    FASTGC_DEVICE T coefficient(Index i) const {
+        return reinterpret_cast<const T*>(start + (8 * (inputs + rows) + 15) / 16 * 16)[i];
     }
+};
+
+template <class T>
+struct Tables<T, Items> {
+    struct Row {
+        unsigned char* address;
+        Index apart;
+    };
+    const Row* start;
+    const T* coefficients;
+    int inputs, rows;
+    FASTGC_DEVICE Tables(const Items& call, const unsigned char* tables)
+        : start(reinterpret_cast<const Row*>(tables)),
+          coefficients(reinterpret_cast<const T*>(call.coefficients + blockIdx.z * call.apart)),
+          inputs(call.inputs),
+          rows(call.rows) {}
+    FASTGC_DEVICE unsigned char* row(int i) const { return start[i].address + blockIdx.z * start[i].apart; }
+    template <class E>
+    FASTGC_DEVICE const E* input(int q) const {
+        return reinterpret_cast<const E*>(row(q));
+    }
+    template <class E>
+    FASTGC_DEVICE E* output(int p) const {
+        return reinterpret_cast<E*>(row(inputs + p));
+    }
+    FASTGC_DEVICE T coefficient(Index i) const { return load_input(coefficients + i); }
 };
 
 // V neighbours of a row in whole lines, or in the largest pieces that a thread moves at once.
@@ -150,13 +195,12 @@ struct Tiles {
 // A thread makes V columns of up to R rows in one pass over the inputs, all sums in registers. Coefficients and
 // addresses are read from the argument, which is constant memory: the same for all threads.
 
-template <class In, class Out, int R, int Ahead, class At>
-FASTGC_DEVICE void direct_columns(const Call& call, const At at) {
+template <class In, class Out, int R, int Ahead, class Argument, class At>
+FASTGC_DEVICE void direct_columns(const Argument& call, const At at) {
     using T = Compute<In>;
     using Held = typename At::template Held<In>;
     constexpr int V = At::kColumns;
-    const Tables<T> tables{call.own, call.inputs, call.rows};
-    const T* const coefficients = tables.coefficients();
+    const Tables<T, Argument> tables(call, call.own);
     T sums[R][V];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
@@ -167,7 +211,7 @@ FASTGC_DEVICE void direct_columns(const Call& call, const At at) {
     const auto add = [&](int q, Held& held) {
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-            const T c = coefficients[q * R + r];
+            const T c = tables.coefficient(q * R + r);
 #pragma unroll
             for (int v = 0; v < V; ++v) sums[r][v] = fused(c, widen(held[v]), sums[r][v]);
         }
@@ -202,8 +246,8 @@ FASTGC_DEVICE void direct_columns(const Call& call, const At at) {
     }
 }
 
-template <class In, class Out, int R, int V, int Threads>
-FASTGC_DEVICE void lincomb_direct(const Call& call) {
+template <class In, class Out, int R, int V, int Threads, class Argument>
+FASTGC_DEVICE void lincomb_direct(const Argument& call) {
     constexpr int kAhead = 2;  // more take registers, and with them threads, which ask as well
     const Tiles tiles{call.head, call.length, Threads * V};
     for (Index tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
@@ -226,9 +270,10 @@ FASTGC_DEVICE void lincomb_direct(const Call& call) {
 // Threads of a warp share their rows, so that coefficients are broadcast, and a thread's columns are kColumns apart, so
 // that neighbours read and write neighbours, whatever the alignment.
 
-template <class In, class Out, int Rows, int Width, int Depth, int Threads>
+template <class In, class Out, int Rows, int Width, int Depth, int Threads, class Argument>
 struct Tiled {
     using T = Compute<In>;
+    using Table = Tables<T, Argument>;
     static constexpr int R = 8, V = 16 / sizeof(T);
     static constexpr int kColumns = Width / V;  // threads along the columns
     static_assert(kColumns % 32 == 0 && Rows / R * kColumns == Threads, "a warp has one set of rows");
@@ -241,7 +286,7 @@ struct Tiled {
 
     // A stage's numbers, among threads: by lines, or by elements.
     template <bool kWhole>
-    FASTGC_DEVICE void fetch(const Tables<T>& tables, int q, Index begin, Index end) {
+    FASTGC_DEVICE void fetch(const Table& tables, int q, Index begin, Index end) {
         constexpr int size = kWhole ? kEach : 1;
 #pragma unroll
         for (int i = 0; i < kStaged / size; ++i) {
@@ -264,12 +309,12 @@ struct Tiled {
             for (int e = 0; e < size; ++e)
                 inputs[(static_cast<int>(threadIdx.x) + i * Threads) * size + e] = widen(staged[i * size + e]);
     }
-    FASTGC_DEVICE void fetch_weights(const Tables<T>& tables, int stride, int first, int q) {
+    FASTGC_DEVICE void fetch_weights(const Table& tables, int stride, int first, int q) {
 #pragma unroll
         for (int i = 0; i < kWeights; ++i) {
             const int at = static_cast<int>(threadIdx.x) + i * Threads, input = q + at / Rows, row = first + at % Rows;
             weights[i] = at < Depth * Rows && input < tables.inputs && row < stride
-                             ? tables.coefficients()[static_cast<Index>(input) * stride + row]
+                             ? tables.coefficient(static_cast<Index>(input) * stride + row)
                              : T(0);
         }
     }
@@ -281,7 +326,7 @@ struct Tiled {
         }
     }
 
-    FASTGC_DEVICE void tile(const Tables<T>& tables, const Call& call, int first, Index begin, Index end, bool whole) {
+    FASTGC_DEVICE void tile(const Table& tables, const Argument& call, int first, Index begin, Index end, bool whole) {
         T* const inputs = reinterpret_cast<T*>(shared_memory());  // Depth x Width
         T* const coefficients = inputs + Depth * Width;           // Depth x Rows
         const int thread = static_cast<int>(threadIdx.x) % kColumns;
@@ -343,11 +388,11 @@ struct Tiled {
     }
 };
 
-template <class In, class Out, int Rows, int Width, int Depth, int Threads>
-FASTGC_DEVICE void lincomb_tiled(const Call& call) {
-    const Tables<Compute<In>> tables{call.tables != nullptr ? call.tables : call.own, call.inputs, call.rows};
+template <class In, class Out, int Rows, int Width, int Depth, int Threads, class Argument>
+FASTGC_DEVICE void lincomb_tiled(const Argument& call) {
+    const Tables<Compute<In>, Argument> tables(call, call.tables != nullptr ? call.tables : call.own);
     const Tiles tiles{call.head, call.length, Width};
-    Tiled<In, Out, Rows, Width, Depth, Threads> work;
+    Tiled<In, Out, Rows, Width, Depth, Threads, Argument> work;
     for (Index tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x)
         work.tile(tables, call, static_cast<int>(blockIdx.y) * Rows, tiles.begin(tile), tiles.end(tile),
                   tiles.whole(tile));

@@ -19,7 +19,8 @@ from cupy.cuda import driver, runtime
 
 from fastgc import _checks
 from fastgc.kernels import _cuda_tiles as tiles
-from fastgc.kernels._cuda_calls import Bytes, Calls, View
+from fastgc.kernels._cuda_calls import Calls
+from fastgc.kernels._cuda_launches import Bytes, View, Work
 
 __all__ = [
     "decode",
@@ -56,7 +57,7 @@ def missing() -> str:
 # Once for each device: loading a kernel waits for the disk, or for the compiler.
 @functools.cache
 def _function(kernel: tiles.Kernel, device: int) -> Any:
-    module = cupy.RawModule(code=tiles.source() + kernel.entry, options=("--std=c++17",), backend="nvrtc")
+    module = cupy.RawModule(code=tiles.program([kernel]), options=("--std=c++17",), backend="nvrtc")
     return module.get_function(kernel.name).kernel
 
 
@@ -101,15 +102,14 @@ class Gpu:
     def download(self, value: Any) -> npt.NDArray[Any]:
         return cupy.asnumpy(value)  # type: ignore[no-any-return]
 
-    def blocks(self, kernel: tiles.Kernel, shared: int) -> int:
-        return _blocks(kernel, shared, cupy.cuda.device.get_device_id())
-
-    def launch(self, kernel: tiles.Kernel, grid: tuple[int, int], threads: int, shared: int, argument: Bytes) -> None:
+    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Bytes) -> None:
         # The driver's own call: the argument is one structure, which is copied before the call returns.
         parameters = np.array([argument.ctypes.data], np.uintp)
-        function = _function(kernel, cupy.cuda.device.get_device_id())
+        device = cupy.cuda.device.get_device_id()
+        grid = work.grid(_blocks(kernel, shared, device))
         stream = cupy.cuda.get_current_stream().ptr
-        driver.launchKernel(function.ptr, *grid, 1, threads, 1, 1, shared, stream, parameters.ctypes.data, 0)
+        function = _function(kernel, device)
+        driver.launchKernel(function.ptr, *grid, threads, 1, 1, shared, stream, parameters.ctypes.data, 0)
 
     def _kept(self, value: Any) -> Any:
         # The pool gives memory that is let go to the next who asks, in the order of the stream; a graph comes back.

@@ -9,45 +9,24 @@ import bisect
 import itertools
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks
-from fastgc.kernels import _arguments, _segments
+from fastgc.kernels import _arguments, _cuda_launches, _segments
 from fastgc.kernels import _cuda_tiles as tiles
+from fastgc.kernels._cuda_launches import ACCUMULATE, STORE, Bytes, Launches, Matrix, Row, View, wide_type
 
-Bytes = npt.NDArray[np.uint8]
-STORE, ACCUMULATE, ADD = range(3)  # enum Mode
-
-
-@dataclass(frozen=True)
-class View:
-    """An array in a device's memory: where it is, not what is in it. Strides are in bytes."""
-
-    address: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: str
-    writeable: bool
-    owner: Any  # keeps the memory alive
+__all__ = ["Bytes", "Calls", "Device", "View"]
 
 
-class Device(Protocol):
-    """What a device does. Nothing waits for it: launches go to the caller's current stream."""
-
-    def view(self, value: Any) -> View | None:
-        """The array as it lies in this device's memory, None for anything else; ValueError for another device's."""
-        ...
+class Device(_cuda_launches.Device, Protocol):
+    """What a device does, of calls from Python."""
 
     def contiguous(self, value: Any) -> Any:
         """A copy of a 1-D array, in order."""
-        ...
-
-    def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
-        """A new array, of the kind of `like`, that lives as long as what was launched may use it."""
         ...
 
     def upload(self, value: npt.NDArray[Any]) -> Any:
@@ -58,57 +37,14 @@ class Device(Protocol):
         """A copy on the host. The one that waits."""
         ...
 
-    def blocks(self, kernel: tiles.Kernel, shared: int) -> int:
-        """Blocks that the device runs at once."""
-        ...
 
-    def launch(self, kernel: tiles.Kernel, grid: tuple[int, int], threads: int, shared: int, argument: Bytes) -> None:
-        """Start a kernel on the current stream."""
-        ...
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of numbers next to each other."""
-
-    address: int
-    length: int
-    dtype: str
-    owner: Any
-
-    @property
-    def size(self) -> int:
-        return tiles.ELEMENTS[self.dtype][1]
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, columns: slice) -> Row:
-        begin, end, _ = columns.indices(self.length)
-        return Row(self.address + begin * self.size, end - begin, self.dtype, self.owner)
-
-
-def _head(rows: Sequence[Row]) -> int:
-    """Columns before the first where every row begins a line; -1 if there is none."""
-    smallest = min(rows, key=lambda row: row.size)
-    head = -smallest.address % tiles.LINE // smallest.size
-    for _ in range(2):  # rows of wider elements may begin a line half as far again
-        if all((row.address + head * row.size) % tiles.LINE == 0 for row in rows):
-            return head
-        head += tiles.LINE // smallest.size
-    return -1
-
-
-def _wide(kind: str) -> str:
-    """The type that rows of a kind are combined in."""
-    return "float64" if kind == "float64" else "float32"
-
-
-class Calls:
+class Calls(Launches):
     """The functions of a backend, on a device's arrays."""
 
+    _device: Device
+
     def __init__(self, device: Device) -> None:
-        self._device = device
+        super().__init__(device, np.ones((1, 2)))
 
     # Arguments --------------------------------------------------------------------------------------------------------
 
@@ -196,12 +132,9 @@ class Calls:
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
-    def _combine(self, matrix: npt.NDArray[np.float64], inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
-        kind, length = inputs[0].dtype, inputs[0].length
+    def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
+        kind = inputs[0].dtype
         kernel = tiles.choose(kind, out[0].dtype, len(out), len(inputs))
-        head = _head([*inputs, *out])
-        if head >= length:
-            head = -1
         stride = kernel.rows if kernel.direct else len(out)
         argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
         room = tiles.table_bytes(kind, len(inputs), len(out), stride)
@@ -211,33 +144,18 @@ class Calls:
         at = tiles.coefficients_at(len(inputs), len(out))
         addresses = [row.address for row in (*inputs, *out)]
         table[: 8 * len(addresses)].view(np.uint64)[:] = addresses
-        table[at:room].view(_wide(kind)).reshape(len(inputs), stride)[:, : len(out)] = matrix.T
+        table[at:room].view(wide_type(kind)).reshape(len(inputs), stride)[:, : len(out)] = matrix.T
         if room > tiles.TABLE_BYTES:
             address = self._write(table)
-        struct.pack_into("<qqQiiii", argument.data, 0, length, head, address, len(out), len(inputs), stride, mode)
-        high = 1 if kernel.direct else -(-len(out) // kernel.rows)
-        wide_tiles = (head > 0) + -(-(length - max(head, 0)) // kernel.columns)
-        # As many blocks as run at once, or fewer, so that all have nearly the same number of tiles.
-        rounds = -(-wide_tiles * high // max(1, self._device.blocks(kernel, kernel.shared)))
-        self._device.launch(kernel, (-(-wide_tiles // rounds), high), kernel.threads, kernel.shared, argument)
-
-    def _write(self, table: Bytes) -> int:
-        """Tables in the device's memory: their address there."""
-        buffer = self._view("", self._device.empty((len(table) // 8,), "float64", None), "")
-        for begin in range(0, len(table), tiles.PIECE_BYTES):
-            piece = table[begin : begin + tiles.PIECE_BYTES]
-            argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-            struct.pack_into("<Qq", argument.data, 0, buffer.address + begin, len(piece) // 8)
-            argument[16 : 16 + len(piece)] = piece
-            self._device.launch(tiles.PIECE, (1, 1), tiles.PIECE.threads, 0, argument)
-        return buffer.address
+        struct.pack_into("<Qiiii", argument.data, 16, address, len(out), len(inputs), stride, mode)
+        self._start(kernel, argument, inputs, out)
 
     def lincomb(
         self, coefficients: Any, inputs: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
     ) -> Any:
         rows = self._rows("inputs", inputs)
         kind, length = rows[0].dtype, rows[0].length
-        matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(_wide(kind)))
+        matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(wide_type(kind)))
         if matrix.shape[1] != len(rows):
             raise ValueError(
                 f"coefficients: expected {len(rows)} columns, one for each input, got shape {matrix.shape}"
@@ -262,7 +180,7 @@ class Calls:
     ) -> Any:
         rows = self._rows("gradients", gradients)
         kind = rows[0].dtype
-        matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(_wide(kind)))
+        matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(wide_type(kind)))
         if len(matrix) != len(rows):
             raise ValueError(
                 f"coefficients: expected {len(rows)} rows, one for each gradient, got shape {matrix.shape}"
@@ -292,7 +210,7 @@ class Calls:
             kind = groups[0][0].dtype
             if rows[0].dtype != kind:
                 raise TypeError(f"messages[{g}]: expected dtype {kind} like messages[0], got {rows[0].dtype}")
-            matrix = _arguments.coefficients(f"weights[{g}]", weight, np.dtype(_wide(kind)))
+            matrix = _arguments.coefficients(f"weights[{g}]", weight, np.dtype(wide_type(kind)))
             matrices.append(matrix)
             expected = (len(matrices[0]), len(rows))
             if matrix.shape != expected:
@@ -305,40 +223,15 @@ class Calls:
         self._require("out", results, "messages", kind, 1, total)
         for g, rows in enumerate(groups):
             self._refuse_overlap(results, f"messages[{g}]", rows)
-        self._tree(matrices, groups, results[0])
-        return out
+        m, block = len(matrices[0]), _segments.block_length(total, len(matrices[0]))
 
-    def _tree(self, matrices: Sequence[npt.NDArray[np.float64]], groups: Sequence[Sequence[Row]], out: Row) -> None:
-        """The groups' results, added up as `fastgc.kernels.decode` says: in the type computed in."""
-        m = len(matrices[0])
-        block = _segments.block_length(out.length, m)
-        wide = _wide(groups[0][0].dtype)
-        ones = np.ones((1, 2))
-
-        def group(g: int, result: Row, mode: int) -> None:
-            for columns, present in _segments.segments(result.length, m):
-                blocks = [result[u * block + columns.start : u * block + columns.stop] for u in range(present)]
+        def group(g: int, result: Sequence[Row], mode: int) -> None:
+            for columns, present in _segments.segments(total, m):
+                blocks = [result[0][u * block + columns.start : u * block + columns.stop] for u in range(present)]
                 self._combine(matrices[g][:present], [message[columns] for message in groups[g]], blocks, mode)
 
-        def buffer() -> Row:
-            array = self._device.empty((out.length,), wide, None)
-            return Row(self._view("", array, "").address, out.length, wide, array)
-
-        def tree(lo: int, hi: int, result: Row) -> None:
-            if hi - lo == 1:
-                return group(lo, result, STORE)
-            middle = (lo + hi) // 2
-            left = result if result.dtype == wide else buffer()
-            tree(lo, middle, left)
-            if hi - middle == 1 and result.dtype == wide:
-                return group(middle, result, ADD)  # added where it is made
-            right = buffer()
-            tree(middle, hi, right)
-            if result.dtype == wide:
-                return self._combine(ones[:, :1], [right], [result], ADD)
-            return self._combine(ones, [left, right], [result], STORE)
-
-        tree(0, len(groups), out)
+        self._tree(len(groups), group, results, kind)
+        return out
 
     def _matrix(self, name: str, value: Any, dtype: str) -> View:
         view = self._view(name, value, "an array on the device")
@@ -378,19 +271,7 @@ class Calls:
         weights = self._device.empty((count, k, k), "float64", generator)
         flags = self._device.empty((count,), "uint8", generator)
         if count:
-            kernel, groups = tiles.choose_inversion(k)
-            in_memory = kernel.lanes == tiles.THREADS
-            shared = 0 if in_memory else groups * tiles.inversion_bytes(k)
-            grid = min(-(-count // groups), max(1, self._device.blocks(kernel, shared)))
-            work = 0
-            if in_memory:
-                room = self._device.empty((grid * tiles.inversion_bytes(k) // 8,), "float64", None)
-                work = self._view("", room, "").address
-            to, marks = self._view("", weights, ""), self._view("", flags, "")
-            argument = np.zeros(56, np.uint8)
-            addresses = (matrix.address, batch.address, to.address, marks.address, work)
-            struct.pack_into("<QQQQQqii", argument.data, 0, *addresses, count, n, k)
-            self._device.launch(kernel, (grid, 1), kernel.lanes * groups, shared, argument)
+            self._invert(matrix, batch, self._view("", weights, ""), self._view("", flags, ""))
         return weights, flags
 
     def decoding_weights(self, generator: Any, patterns: Any, threads: int | None = None) -> tuple[Any, list[int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ PAIRS = (
 )
 ARGUMENT_BYTES = 4096  # what a launch may carry on every device
 TABLE_BYTES = ARGUMENT_BYTES - 48  # of it for the tables of a call: sizeof(Call::own)
+ITEMS_BYTES = ARGUMENT_BYTES - 64  # or of many items: sizeof(Items::own)
 PIECE_BYTES = ARGUMENT_BYTES - 16
 LINE = 16  # bytes that a thread moves at once
 THREADS = 256  # a block; two of them share a multiprocessor's registers, 128 each
@@ -73,19 +74,19 @@ class Lincomb(Kernel):
 
 
 @functools.cache
-def lincomb(inputs: str, out: str, rows: int) -> Lincomb:
-    """The kernel with tiles of so many rows, one of `DIRECT_ROWS` or `TILED_ROWS`."""
+def lincomb(inputs: str, out: str, rows: int, argument: str = "Call") -> Lincomb:
+    """The kernel with tiles of so many rows, one of `DIRECT_ROWS` or `TILED_ROWS`, for a `Call` or for `Items`."""
     (kind, size, wide), (result, out_size, _) = ELEMENTS[inputs], ELEMENTS[out]
+    name = f"{'lincomb' if argument == 'Call' else 'items'}_{inputs}_{out}_{rows}"
     if rows in DIRECT_ROWS:
         each = LINE // min(size, out_size)
         body = f"lincomb_direct<{kind}, {result}, {rows}, {each}, {THREADS}>"
-        return Lincomb(f"lincomb_{inputs}_{out}_{rows}", body, "Call", rows=rows, columns=each * THREADS)
+        return Lincomb(name, body, argument, rows=rows, columns=each * THREADS)
     columns = THREADS // (rows // 8) * (LINE // wide)  # a thread makes 8 rows of a line
     depth = STAGE_BYTES // wide // columns
     body = f"lincomb_tiled<{kind}, {result}, {rows}, {columns}, {depth}, {THREADS}>"
     shared = depth * (columns + rows) * wide
-    name = f"lincomb_{inputs}_{out}_{rows}"
-    return Lincomb(name, body, "Call", shared=shared, barriers=True, rows=rows, columns=columns, direct=False)
+    return Lincomb(name, body, argument, shared=shared, barriers=True, rows=rows, columns=columns, direct=False)
 
 
 def table_bytes(inputs: str, count: int, rows: int, stride: int) -> int:
@@ -98,16 +99,32 @@ def coefficients_at(count: int, rows: int) -> int:
     return -(-8 * (count + rows) // LINE) * LINE
 
 
-def choose(inputs: str, out: str, rows: int, count: int) -> Lincomb:
+def items_bytes(count: int, rows: int) -> int:
+    """Bytes of the tables of `Items`, whose coefficients are elsewhere: an address and a distance for each row."""
+    return 16 * (count + rows)
+
+
+def choose(inputs: str, out: str, rows: int, count: int, argument: str = "Call") -> Lincomb:
     """The kernel for so many rows made of ``count`` inputs.
 
     Few rows are made in one pass, with everything in registers, if the argument holds their tables. More share their
     inputs through shared memory; beyond 64, blocks of 64 rows read the inputs again.
     """
     for direct in DIRECT_ROWS:
-        if rows <= direct and table_bytes(inputs, count, rows, direct) <= TABLE_BYTES:
-            return lincomb(inputs, out, direct)
-    return lincomb(inputs, out, next((tiled for tiled in TILED_ROWS if rows <= tiled), TILED_ROWS[-1]))
+        of_call = table_bytes(inputs, count, rows, direct) <= TABLE_BYTES
+        of_items = items_bytes(count, rows) <= ITEMS_BYTES
+        if rows <= direct and (of_call if argument == "Call" else of_items):
+            return lincomb(inputs, out, direct, argument)
+    return lincomb(inputs, out, next((tiled for tiled in TILED_ROWS if rows <= tiled), TILED_ROWS[-1]), argument)
+
+
+def share(tiles: int, layers: int, at_once: int) -> int:
+    """Blocks for so many tiles, in each of so many layers: as many as run at once, or fewer, of nearly equal shares.
+
+    csrc/xla_cuda.cpp does the same where the device is not known before a program runs.
+    """
+    rounds = -(-tiles * layers // max(1, at_once))
+    return -(-tiles // rounds)
 
 
 # Lanes for a pattern, and the largest k that takes so many. What does not fit shared memory is worked on by whole
@@ -115,6 +132,7 @@ def choose(inputs: str, out: str, rows: int, count: int) -> Lincomb:
 INVERSION_LANES = {8: 8, 16: 16, 32: 54}
 INVERSION_THREADS = 128
 SHARED_BYTES = 48 * 1024  # that every device gives a block without being asked
+ROOMS = 256  # patterns that have room in the device's memory at once: about as many blocks as a device runs
 
 
 @dataclass(frozen=True)
@@ -152,9 +170,15 @@ def kernels() -> Iterator[Kernel]:
     for inputs, out in PAIRS:
         for rows in DIRECT_ROWS + TILED_ROWS:
             yield lincomb(inputs, out, rows)
+            yield lincomb(inputs, out, rows, "Items")
     yield PIECE
     for lanes in (*INVERSION_LANES, THREADS):
         yield inversion(lanes)
+
+
+def program(chosen: Iterable[Kernel]) -> str:
+    """What is compiled: the source and the entry points."""
+    return source() + "".join(kernel.entry for kernel in chosen)
 
 
 def folder() -> Path:

@@ -80,7 +80,7 @@ void run_fibers(unsigned threads, bool reverse) {
             if (block.states[t] != State::ready) continue;
             ran = true;
             block.running = t;
-            threadIdx = {t, 0};
+            threadIdx = {t, 0, 0};
             swapcontext(&block.scheduler, &block.fibers[t]);
         }
         if (std::all_of(block.states.begin(), block.states.end(), [](State s) { return s == State::done; })) return;
@@ -120,8 +120,9 @@ unsigned char* shared() { return block.memory.data(); }
 
 // Launches a kernel; the first error, or null. `ranges` are begin, end, may be written.
 extern "C" __attribute__((visibility("default"))) const char* launch(void (*entry)(const void*), const void* argument,
-                                                                     unsigned grid_x, unsigned grid_y, unsigned threads,
-                                                                     unsigned shared_bytes, int barriers, int reverse,
+                                                                     unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                                                                     unsigned threads, unsigned shared_bytes,
+                                                                     int barriers, int reverse,
                                                                      const std::uint64_t (*ranges)[3],
                                                                      unsigned range_count) {
     block.error.clear();
@@ -130,21 +131,20 @@ extern "C" __attribute__((visibility("default"))) const char* launch(void (*entr
     block.with_barriers = barriers != 0;
     block.ranges.clear();
     for (unsigned i = 0; i < range_count; ++i) block.ranges.push_back({ranges[i][0], ranges[i][1], ranges[i][2] != 0});
-    gridDim = {grid_x, grid_y};
-    blockDim = {threads, 1};
-    for (unsigned y = 0; y < grid_y; ++y)
-        for (unsigned x = 0; x < grid_x; ++x) {
-            blockIdx = {x, y};
-            block.memory.assign(shared_bytes, 0xff);
-            if (block.with_barriers) {
-                run_fibers(threads, reverse != 0);
-            } else {
-                for (unsigned i = 0; i < threads; ++i) {
-                    threadIdx = {reverse != 0 ? threads - 1 - i : i, 0};
-                    entry(argument);
-                }
+    gridDim = {grid_x, grid_y, grid_z};
+    blockDim = {threads, 1, 1};
+    for (unsigned i = 0; i < grid_x * grid_y * grid_z; ++i) {
+        blockIdx = {i % grid_x, i / grid_x % grid_y, i / grid_x / grid_y};
+        block.memory.assign(shared_bytes, 0xff);
+        if (block.with_barriers) {
+            run_fibers(threads, reverse != 0);
+        } else {
+            for (unsigned t = 0; t < threads; ++t) {
+                threadIdx = {reverse != 0 ? threads - 1 - t : t, 0, 0};
+                entry(argument);
             }
-            if (!block.error.empty()) return block.error.c_str();
         }
+        if (!block.error.empty()) return block.error.c_str();
+    }
     return nullptr;
 }

@@ -10,7 +10,7 @@
 #define FASTGC_DEVICE inline
 
 struct Dimensions {
-    unsigned x, y;
+    unsigned x, y, z;
 };
 extern Dimensions threadIdx, blockIdx, blockDim, gridDim;
 

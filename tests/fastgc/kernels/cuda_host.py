@@ -21,30 +21,47 @@ import pytest
 from fastgc import _checks
 from fastgc.kernels import _cuda_calls
 from fastgc.kernels import _cuda_tiles as tiles
+from fastgc.kernels._cuda_launches import Work
 
 CSRC = Path(__file__).parents[2] / "csrc"
 
 
-@functools.cache
-def library(*options: str) -> ctypes.CDLL:
-    """The kernels, compiled for the host."""
+_folder = tempfile.TemporaryDirectory(prefix="fastgc-cuda-")  # goes when the process ends
+
+
+def compiled(name: str, *arguments: str) -> Path:
+    """A library that the C++ compiler makes, in a folder that lasts as long as the process."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler ({compiler}) to build the CUDA kernels for the host with")
+    result = Path(_folder.name, name)
+    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+    fused = ["-mfma"] if "fma" in Path("/proc/cpuinfo").read_text().split() else []  # else fma() takes 50 ns
+    command = [compiler, *flags, *fused, "-Wno-unknown-pragmas", f"-I{CSRC}", *arguments, "-o", str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return result
+
+
+@functools.cache
+def kernels() -> Path:
+    """A library of the kernels, compiled for the host, with what a launch needs to know of each."""
     text = tiles.source(skip=("device.cuh",)).replace('"device.cuh"', '"cuda_host.h"')
     for kernel in tiles.kernels():
+        argument = f"fastgc::{kernel.argument}"
         text += f'extern "C" void {kernel.name}(const void* argument) {{ fastgc::{kernel.body}('
-        text += f"*static_cast<const fastgc::{kernel.argument}*>(argument)); }}\n"
-    with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-        source.write_text(text)
-        flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
-        fused = ["-mfma"] if "fma" in Path("/proc/cpuinfo").read_text().split() else []  # else fma() takes 50 ns
-        files = [str(source), str(CSRC / "cuda_host.cpp")]
-        command = [compiler, *flags, *fused, *options, "-Wno-unknown-pragmas", f"-I{CSRC}", *files, "-o", str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        loaded = ctypes.CDLL(str(result))
+        text += f"*static_cast<const {argument}*>(argument)); }}\n"
+        about = f"sizeof({argument}), {int(kernel.barriers)}, {kernel.threads}"
+        text += f'extern "C" {{ unsigned about_{kernel.name}[] = {{{about}}}; }}\n'
+    source = Path(_folder.name, "kernels.cpp")
+    source.write_text(text)
+    return compiled("kernels.so", str(source), str(CSRC / "cuda_host.cpp"))
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The kernels, loaded."""
+    loaded = ctypes.CDLL(str(kernels()))
     loaded.launch.restype = ctypes.c_char_p
     return loaded
 
@@ -93,10 +110,7 @@ class Host:
     def download(self, value: Any) -> Any:
         return value
 
-    def blocks(self, kernel: tiles.Kernel, shared: int) -> int:
-        return self.at_once
-
-    def launch(self, kernel: tiles.Kernel, grid: tuple[int, int], threads: int, shared: int, argument: Any) -> None:
+    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Any) -> None:
         assert threads <= kernel.threads
         assert threads % 32 == 0 or threads < 32 or kernel.name.startswith("decoding"), "whole warps"
         assert shared <= tiles.SHARED_BYTES
@@ -109,7 +123,7 @@ class Host:
         error = loaded.launch(
             ctypes.cast(getattr(loaded, kernel.name), ctypes.c_void_p),
             ctypes.c_void_p(aligned.ctypes.data + start),
-            *grid,
+            *work.grid(self.at_once),
             threads,
             shared,
             int(kernel.barriers),

@@ -15,8 +15,9 @@ from test_lincomb import BAD as BAD_LINCOMB
 from test_lincomb import good
 
 from fastgc import kernels, linalg
-from fastgc.kernels import _cuda_calls
+from fastgc.kernels import _cuda_calls, _cuda_launches
 from fastgc.kernels import _cuda_tiles as tiles
+from fastgc.kernels._cuda_launches import Work
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": BF16}
@@ -86,7 +87,7 @@ def test_aligned_rows_are_read_by_lines(pair, monkeypatch):
     """Where all rows begin a line at the same column, or there is a column where they do, the head is found."""
     found = []
     monkeypatch.setattr(
-        _cuda_calls, "_head", lambda rows, head=_cuda_calls._head: found.append(head(rows)) or found[-1]
+        _cuda_launches, "_head", lambda rows, head=_cuda_launches._head: found.append(head(rows)) or found[-1]
     )
     run, device = calls()
     kind, result = (TYPES[name] for name in pair)
@@ -288,15 +289,15 @@ def test_blocks_have_equal_shares():
     shapes = []
 
     class Recorder(Host):
-        def launch(self, kernel, grid, *rest):
-            shapes.append((kernel.name, grid))
-            super().launch(kernel, grid, *rest)
+        def launch(self, kernel, work, *rest):
+            shapes.append((kernel.name, work.grid(self.at_once)))
+            super().launch(kernel, work, *rest)
 
     run = _cuda_calls.Calls(Recorder(at_once=4))
     run.lincomb([[1.0]], np.ones((1, 9 * 1024), np.float32))
-    assert shapes.pop() == ("lincomb_float32_float32_1", (3, 1))  # 9 tiles, 3 rounds of at most 4
+    assert shapes.pop() == ("lincomb_float32_float32_1", (3, 1, 1))  # 9 tiles, 3 rounds of at most 4
     run.lincomb(np.ones((70, 1)), np.ones((1, 700), np.float32))
-    assert shapes.pop() == ("lincomb_float32_float32_64", (2, 2))  # 6 tiles by 2 blocks of rows in 3 rounds
+    assert shapes.pop() == ("lincomb_float32_float32_64", (2, 2, 1))  # 6 tiles by 2 blocks of rows in 3 rounds
 
 
 # The device itself ----------------------------------------------------------------------------------------------------
@@ -304,10 +305,10 @@ def test_blocks_have_equal_shares():
 
 def launch(name, argument, **changes):
     kernel = next(kernel for kernel in tiles.kernels() if kernel.name == name)
-    given = {"grid": (1, 1), "threads": kernel.threads, "shared": kernel.shared, **changes}
+    given = {"work": Work(1), "threads": kernel.threads, "shared": kernel.shared, **changes}
     device = changes.pop("device", Host())
     given.pop("device", None)
-    device.launch(kernel, given["grid"], given["threads"], given["shared"], argument)
+    device.launch(kernel, given["work"], given["threads"], given["shared"], argument)
 
 
 def test_the_host_notices_what_a_gpu_would_not_forgive(monkeypatch):
@@ -319,7 +320,7 @@ def test_the_host_notices_what_a_gpu_would_not_forgive(monkeypatch):
     with pytest.raises(AssertionError, match=r"a (read|write) .* not the launch's"):
         run.lincomb([[1.0, 1.0]], x)
     # Rows off a line are said to be on one.
-    monkeypatch.setattr(_cuda_calls, "_head", lambda rows: 0)
+    monkeypatch.setattr(_cuda_launches, "_head", lambda rows: 0)
     run, device = calls()
     with pytest.raises(AssertionError, match="not aligned to its 16 bytes"):
         run.lincomb([[1.0, 1.0]], misaligned(x, 1))

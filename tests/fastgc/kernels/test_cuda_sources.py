@@ -25,7 +25,7 @@ architectures = pytest.mark.parametrize("architecture", registers.ARCHITECTURES,
 
 
 def check(kernels: list[tiles.Kernel], architecture: int) -> None:
-    log, ptx = registers.assemble(registers.program(kernels), architecture)
+    log, ptx = registers.assemble(tiles.program(kernels), architecture)
     found = registers.reported(log)
     assert sorted(found) == sorted(kernel.name for kernel in kernels)
     for kernel in kernels:
@@ -57,6 +57,8 @@ def test_each_template_compiles(architecture):
         tiles.lincomb("bfloat16", "float32", 4),
         tiles.lincomb("float16", "float16", 8),
         tiles.lincomb("float32", "float32", 64),
+        tiles.lincomb("float32", "float32", 4, "Items"),
+        tiles.lincomb("bfloat16", "bfloat16", 64, "Items"),
         tiles.inversion(32),
         tiles.PIECE,
     ]
@@ -70,7 +72,7 @@ def test_every_instance_compiles_for_every_architecture(architecture):
     check(list(tiles.kernels()), architecture)
     record = json.loads(registers.RECORD.read_text())
     if record["nvrtc"] == registers.version():
-        log, _ = registers.assemble(registers.program(tiles.kernels()), architecture)
+        log, _ = registers.assemble(tiles.program(tiles.kernels()), architecture)
         assert registers.reported(log) == record["kernels"][f"sm_{architecture}"]
 
 

@@ -57,10 +57,12 @@ pcluster: .venv-pcluster/$(PCLUSTER).stamp
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m soak
 
-# The CUDA backend on a machine that has a GPU, with `pip install '.[cuda13]'` or `[cuda12]` in $(VENV); no part of
+# The CUDA backend on a machine that has a GPU, with `pip install '.[cuda13]'` or `[cuda12]` in $(VENV), and fastgc.jax
+# with `[jax-cuda13]` or `[jax-cuda12]`; no part of
 # `make test`, and a failure where there is no GPU.
 test-gpu: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m gpu tests/fastgc/kernels/test_cuda_gpu.py tests/fastgc/test_torch_gpu.py
+	$(BIN)/python -m pytest -m gpu tests/fastgc/kernels/test_cuda_gpu.py tests/fastgc/test_torch_gpu.py \
+	    tests/fastgc/test_jax_gpu.py
 
 # A wheel that needs no compiler where it is installed; and the core's tests where it is, in a fresh environment.
 wheel: $(VENV)/dev.stamp

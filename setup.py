@@ -19,7 +19,7 @@ from setuptools.modified import newer_group
 
 BINDINGS = ["csrc/bindings.cpp"]  # Python's
 C_INTERFACE = ["csrc/fastgc.cpp"]
-XLA_CALLS = ["csrc/xla.cpp"]
+XLA_CALLS = ["csrc/xla.cpp", "csrc/xla_cuda.cpp"]
 KERNELS = sorted({*glob("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE, *XLA_CALLS})
 DEPENDS = [*sorted(glob("csrc/*.h*") + glob("csrc/cuda/*") + glob("csrc/config/*")), "csrc/fastgc.map"]
 
@@ -72,6 +72,8 @@ class SharedLibrary(Extension):
         link = [f"-Wl,-soname,{self.file}", "-Wl,--version-script=csrc/fastgc.map"]
         if sys.platform == "darwin":
             link = [f"-Wl,-install_name,@rpath/{self.file}", "-Wl,-exported_symbol,_fastgc_*"]
+        elif sys.platform == "linux":
+            link += ["-Wl,--as-needed", "-ldl"]  # loads the CUDA driver; a library of its own before glibc 2.34
         super().__init__(f"fastgc.lib.{name}", sources, depends=DEPENDS, extra_link_args=link, language="c++")
 
 

@@ -19,6 +19,7 @@
 #include "core.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
+#include "xla_errors.h"
 
 #ifdef __linux__
 # include <sys/mman.h>
@@ -28,6 +29,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 using fastgc::Index;
+using fastgc::require;
 using Type = ffi::DataType;
 using Result = ffi::Result<ffi::AnyBuffer>;
 
@@ -81,22 +83,13 @@ class Pool final : public fastgc::Team {
     ffi::ThreadPool& pool_;
 };
 
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
-
 // Runs a handler's body; an exception becomes an error of the call.
 template <class Body>
 ffi::Error guarded(const Body& body) {
-    try {
+    return fastgc::reported([&] {
         const DefaultFloats floats;
         body();
-        return ffi::Error::Success();
-    } catch (const std::invalid_argument& error) {
-        return ffi::Error::InvalidArgument(std::string("fastgc: ") + error.what());
-    } catch (const std::exception& error) {
-        return ffi::Error::Internal(std::string("fastgc: ") + error.what());
-    }
+    });
 }
 
 // Asks for large pages where a result lies, as NumPy does for its own: a new one is memory that nobody has touched, and
@@ -421,11 +414,6 @@ ffi::Error decoding_weights(ffi::ThreadPool threads, ffi::AnyBuffer patterns, Re
 
 }  // namespace
 
-#if defined(_WIN32)
-# define FASTGC_EXPORT extern "C" __declspec(dllexport)
-#else
-# define FASTGC_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
 // The version of the interface, major times 1000 plus minor: fastgc/_xla.py compares it with the installed XLA's.
 FASTGC_EXPORT int fastgc_xla_version();
 FASTGC_EXPORT XLA_FFI_Error* fastgc_xla_lincomb(XLA_FFI_CallFrame*);

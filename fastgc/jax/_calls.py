@@ -13,6 +13,7 @@ from jax import ffi
 from jax.interpreters import mlir
 
 from fastgc import _checks, _xla
+from fastgc.jax import _cuda
 
 LINCOMB = "fastgc_lincomb"
 COMBINE = "fastgc_combine"
@@ -22,19 +23,25 @@ for _name in (LINCOMB, COMBINE, DECODING_WEIGHTS):
     _handler = getattr(_xla.library(), _name.replace("fastgc_", "fastgc_xla_"))
     ffi.register_ffi_target(_name, ffi.pycapsule(_handler), platform="cpu")
 
+_STAGES = {name: getattr(_xla.library(), f"fastgc_xla_cuda_{name}") for name in ("initialize", "execute")}
+ffi.register_ffi_target(
+    _cuda.CALL, {name: ffi.pycapsule(handler) for name, handler in _STAGES.items()}, platform="CUDA"
+)
 
-def on_cpu(primitive: Any, lowering: Any) -> None:
-    """Make a primitive this custom call on CPUs and an error elsewhere."""
+
+def lower(primitive: Any, on_cpu: Any, on_cuda: Any) -> None:
+    """Make a primitive a custom call on CPUs and NVIDIA GPUs, and an error elsewhere."""
 
     def elsewhere(context: Any, *operands: Any, **parameters: Any) -> NoReturn:
         platforms = ", ".join(context.module_context.platforms)
         raise NotImplementedError(
-            f"fastgc.jax computes on CPUs only, and this program is for {platforms}: run it under "
-            "jax.default_device(jax.devices('cpu')[0]), or give the arrays to fastgc.kernels, outside of jit"
+            f"fastgc.jax computes on CPUs and NVIDIA GPUs only, and this program is for {platforms}: run it under "
+            "jax.default_device(jax.devices('cpu')[0])"
         )
 
     mlir.register_lowering(primitive, elsewhere)
-    mlir.register_lowering(primitive, lowering, platform="cpu")
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    mlir.register_lowering(primitive, on_cuda, platform="cuda")
 
 
 def thread_limit(threads: int | None) -> int:

@@ -57,7 +57,9 @@ def encode(
     TypeError, ValueError
         A wrong worker, number of gradients, structure, shape or element type.
     NotImplementedError
-        On anything but a CPU.
+        On anything but a CPU or an NVIDIA GPU.
+    ImportError
+        A program for a GPU where there is no compiler for its kernels; the message says what to install.
     """
     coefficients = code.coefficients(worker)
     d, m = coefficients.shape
@@ -126,7 +128,9 @@ def decode(
     TypeError, ValueError
         A wrong worker, length, shape or element type.
     NotImplementedError
-        On anything but a CPU.
+        On anything but a CPU or an NVIDIA GPU.
+    ImportError
+        A program for a GPU where there is no compiler for its kernels; the message says what to install.
     """
     if not isinstance(messages, Mapping):
         raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")

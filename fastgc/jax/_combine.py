@@ -12,7 +12,7 @@ from jax import ffi
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from fastgc.jax import _calls
+from fastgc.jax import _calls, _cuda
 
 __all__ = ["Row", "Rows", "Stretch", "Table", "combine"]
 
@@ -48,13 +48,16 @@ class Table:
     def __init__(self, stretches: tuple[Stretch, ...]) -> None:
         self.stretches = stretches
 
+    def in_order(self, transposed: bool) -> tuple[Stretch, ...]:
+        """The stretches; transposed: inputs are outputs, and each group's are made apart."""
+        if not transposed:
+            return self.stretches
+        return tuple(Stretch(s.length, group, (s.outputs,)) for s in self.stretches for group in s.groups)
+
     def numbers(self, transposed: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """As the custom call reads them; transposed: inputs are outputs, and each group's are made apart."""
-        stretches = list(self.stretches)
-        if transposed:
-            stretches = [Stretch(s.length, group, (s.outputs,)) for s in self.stretches for group in s.groups]
+        """As the custom call reads them."""
         numbers: list[int] = []
-        for length, outputs, groups in stretches:
+        for length, outputs, groups in self.in_order(transposed):
             numbers += [length, len(outputs), len(groups)]
             for row in outputs:
                 numbers += row
@@ -179,4 +182,4 @@ _primitive.def_impl(_compiled)
 ad.primitive_jvps[_primitive] = _jvp
 ad.primitive_transposes[_primitive] = _transpose
 batching.primitive_batchers[_primitive] = _batch
-_calls.on_cpu(_primitive, _lower)
+_calls.lower(_primitive, _lower, _cuda.combine)

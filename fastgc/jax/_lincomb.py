@@ -12,7 +12,7 @@ from jax import ffi
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from fastgc.jax import _calls
+from fastgc.jax import _calls, _cuda
 
 __all__ = ["lincomb"]
 
@@ -44,7 +44,7 @@ def lincomb(
         Of the result: the inputs' own by default, else float32 for inputs in float16 or bfloat16, and either of these
         for inputs in float32.
     threads : int, optional
-        Use at most this many of XLA's threads. Small calls use one in any case.
+        Use at most this many of XLA's threads. Small calls use one in any case. Of no effect on a GPU.
 
     Returns
     -------
@@ -58,9 +58,12 @@ def lincomb(
     ValueError
         Shapes that do not match, empty ones, or coefficients that are not finite.
     jax.errors.JaxRuntimeError
-        Traced coefficients that turn out not to be finite.
+        Traced coefficients that turn out not to be finite, on a CPU. On a GPU, which nothing waits for, they go their
+        way, as what is not finite in the inputs does.
     NotImplementedError
-        On anything but a CPU.
+        On anything but a CPU or an NVIDIA GPU.
+    ImportError
+        A program for a GPU where there is no compiler for its kernels; the message says what to install.
 
     Notes
     -----
@@ -180,4 +183,4 @@ _primitive.def_impl(_compiled)
 ad.primitive_jvps[_primitive] = _jvp
 ad.primitive_transposes[_primitive] = _transpose
 batching.primitive_batchers[_primitive] = _batch
-_calls.on_cpu(_primitive, _lower)
+_calls.lower(_primitive, _lower, _cuda.lincomb)

@@ -13,7 +13,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching
 
 from fastgc import _checks
-from fastgc.jax import _calls
+from fastgc.jax import _calls, _cuda
 
 __all__ = ["decoding_weights"]
 
@@ -56,10 +56,11 @@ def decoding_weights(
     ValueError
         Wrong shapes, k > n, entries that are not finite.
     jax.errors.JaxRuntimeError
-        When the program runs: a row out of range or named twice, or rows that are dependent, or so nearly that only
-        `fastgc.kernels.decoding_weights` could tell (a condition number of some 10¹⁰).
-    NotImplementedError
-        On anything but a CPU.
+        When the program runs on a CPU: a row out of range or named twice, or rows that are dependent, or so nearly
+        that only `fastgc.kernels.decoding_weights` could tell (a condition number of some 10¹⁰). On a GPU, which
+        nothing waits for, the weights of such a pattern are NaN.
+    NotImplementedError, ImportError
+        As in `lincomb`.
 
     Notes
     -----
@@ -112,4 +113,4 @@ _compiled = jax.jit(_bind, static_argnames=("generator", "dtype", "threads"), in
 _primitive.def_abstract_eval(_abstract)
 _primitive.def_impl(_compiled)
 batching.primitive_batchers[_primitive] = _batch
-_calls.on_cpu(_primitive, _lower)
+_calls.lower(_primitive, _lower, _cuda.decoding_weights)

@@ -527,12 +527,6 @@ def test_several_cpu_devices() -> None:
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
 
 
-def test_other_devices_are_refused_when_a_program_is_lowered() -> None:
-    traced = jax.jit(lambda x: fastgc.jax.lincomb(np.ones((1, 2)), x)).trace(jax.ShapeDtypeStruct((2, 3), np.float32))
-    with pytest.raises(NotImplementedError, match=r"fastgc.jax computes on CPUs only, and this program is for cuda"):
-        traced.lower(lowering_platforms=("cuda",))
-
-
 def test_a_library_for_a_newer_xla_is_never_shown_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # XLA's CPU backend does not start where a library that it refuses is registered.
     built = divmod(_xla.library().fastgc_xla_version(), 1000)

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cuh tests/csrc/*.cpp tests/csrc/*.h bench/*.cpp)
 
-.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster soak test-gpu bench clean wheel test-wheel reproducible
+.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster jax-cuda soak test-gpu bench clean wheel test-wheel reproducible
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
@@ -53,6 +53,18 @@ pcluster: .venv-pcluster/$(PCLUSTER).stamp
 	.venv-pcluster/bin/python -m pip install --quiet 'aws-parallelcluster==$(PCLUSTER)'
 	touch $@
 
+# JAX's CUDA plugin, with which a test of the soak has XLA compile for a GPU that is not there. An environment of its own,
+# of 1.5 GB; the plugin without what it needs to run.
+JAX_CUDA := 0.10.2
+jax-cuda: .venv-jax-cuda/$(JAX_CUDA).stamp
+
+.venv-jax-cuda/$(JAX_CUDA).stamp:
+	$(PYTHON) -m venv .venv-jax-cuda
+	.venv-jax-cuda/bin/python -m pip install --quiet 'jax==$(JAX_CUDA)' scipy cuda-pathfinder 'nvidia-cuda-nvrtc>=13,<14' \
+	    'nvidia-cuda-nvcc>=13,<14' 'nvidia-nvvm>=13,<14' 'nvidia-cuda-crt>=13,<14' 'nvidia-cuda-runtime>=13,<14'
+	.venv-jax-cuda/bin/python -m pip install --quiet --no-deps 'jax-cuda13-plugin==$(JAX_CUDA)' 'jax-cuda13-pjrt==$(JAX_CUDA)'
+	touch $@
+
 # Every promised survivor set × every length to 1000 × both element types: 32 minutes of one core.
 soak: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m soak
@@ -87,7 +99,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) .venv-pcluster build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so \
+	rm -rf $(VENV) .venv-pcluster .venv-jax-cuda build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so \
 	    fastgc/include fastgc/lib
 
 # Editable installs: Python files count at once, C++ files after `make setup`.

@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ compiles = pytest.mark.skipif(bool(_no_compiler()), reason=_no_compiler() or "NV
 # The driver -----------------------------------------------------------------------------------------------------------
 
 
+@cache
 def stand_in(name: str) -> Path:
     """The stand-in for the driver, as a library of a name."""
     headers = f"-isystem{jax.ffi.include_dir()}"
@@ -76,6 +77,7 @@ def stand_in(name: str) -> Path:
 
 def run(*arguments: str) -> dict[str, str]:
     environment = {**os.environ, "FASTGC_HOST_KERNELS": str(kernels()), "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is most of what XLA does here
     command = [sys.executable, str(SCRIPT), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -104,6 +106,33 @@ def test_without_a_driver_the_call_is_an_error(tmp_path: Path) -> None:
 def test_a_compiled_program_is_kept_for_another_process(tmp_path: Path) -> None:
     for which in ("made", "found"):
         assert run(str(stand_in("libcuda.so.1")), "kept", str(tmp_path), which) == {"kept": ""}
+
+
+# XLA's compiler ------------------------------------------------------------------------------------------------------
+
+PLUGIN = Path(os.environ.get("FASTGC_JAX_CUDA", CSRC.parents[1] / ".venv-jax-cuda"))
+"""A Python environment, of this Python's version, with JAX's CUDA plugin."""
+
+
+@pytest.mark.soak
+def test_xla_compiles_programs_for_a_gpu_and_puts_the_calls_in_graphs(tmp_path: Path) -> None:
+    if not (PLUGIN / "bin" / "python").exists():
+        pytest.skip(f"JAX's CUDA plugin is not in {PLUGIN}: make jax-cuda puts it there")
+    environment = {**os.environ, "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "PYTHONPATH": str(CSRC.parents[1])}
+    environment.pop("JAX_PLATFORMS", None)
+    environment["XLA_FLAGS"] = f"--xla_gpu_graph_min_graph_size=1 --xla_dump_to={tmp_path}"  # graphs however small
+    command = [str(PLUGIN / "bin" / "python"), str(SCRIPT.with_name("compile_for_gpu.py")), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    graph = {  # nothing is left outside
+        "known": [["CustomCall", "CustomKernel"]],  # XLA has put the coefficients in order
+        "traced": [["Copy", "CustomKernel", "CustomCall"]],  # of what the result starts from; puts them in order
+        "encoded": [["CustomCall"]],
+        "decoded": [["CustomCall"]],
+        "weights": [["CustomKernel", "CustomCall", "CustomKernel"]],
+        "mapped": [["CustomKernel", "CustomCall"]],
+    }
+    assert json.loads(done.stdout) == graph
 
 
 # Lowering -------------------------------------------------------------------------------------------------------------

@@ -70,28 +70,28 @@ def _placed(coefficients: Any, places: npt.NDArray[np.int64]) -> Any:
     return jnp.concatenate([coefficients, ends], -1).at[..., places].get(mode="promise_in_bounds")
 
 
+def _row(buffer: int, start: int, length: int, dtype: Any, apart: int) -> Row:
+    """A row of a buffer from an element on, and how many elements further that of the next item is."""
+    size = np.dtype(dtype).itemsize
+    return Row(address(buffer, start * size), length, _name(dtype), apart=apart * size)
+
+
 def lincomb(context: Any, *operands: Any, dtype: np.dtype[Any], threads: int) -> Any:
     """Lowers the primitive of `fastgc.jax.lincomb`. The limit of threads is for CPUs."""
     coefficients, inputs, *initial = context.avals_in
     (Q, length), P = inputs.shape[-2:], coefficients.shape[-2]
     items = inputs.shape[0] if inputs.ndim == 3 else 1
     own = coefficients.ndim == 3
-    notes = Notes(workspace=3 + len(initial))
+    out = 2 + len(initial)
+    notes = Notes(workspace=out + 1)
     recorded = Recorded(0, P * Q, notes, items, own)
-    kinds = _name(inputs.dtype), _name(dtype)
-    sizes = inputs.dtype.itemsize, dtype.itemsize
-    recorded.lincomb(
-        np.arange(P * Q).reshape(P, Q),
-        _rows(1, [q * length for q in range(Q)], length, kinds[0], Q * length * sizes[0] if items > 1 else 0),
-        _rows(
-            2 + len(initial),
-            [p * length for p in range(P)],
-            length,
-            kinds[1],
-            P * length * sizes[1] if items > 1 else 0,
-        ),
-        bool(initial),
-    )
+
+    def rows(buffer: int, count: int, kind: Any) -> list[Row]:
+        apart = count * length if items > 1 else 0
+        return [_row(buffer, n * length, length, kind, apart) for n in range(count)]
+
+    matrix = np.arange(P * Q).reshape(P, Q)
+    recorded.lincomb(matrix, rows(1, Q, inputs.dtype), rows(out, P, dtype), accumulate=bool(initial))
 
     def run(c: Any, *arrays: Any) -> list[Any]:
         flat = c.reshape(items, P * Q) if own else c.reshape(P * Q)
@@ -99,12 +99,6 @@ def lincomb(context: Any, *operands: Any, dtype: np.dtype[Any], threads: int) ->
         return _call(notes, context.avals_out, _placed(flat, recorded.places), *arrays, aliases=aliases)
 
     return _lowered(context, operands, run)
-
-
-def _rows(buffer: int, starts: Sequence[int], length: int, kind: str, apart: int) -> list[Row]:
-    """Rows of a buffer, by where they start in an item, in elements."""
-    size = 2 if kind in ("float16", "bfloat16") else np.dtype(kind).itemsize
-    return [Row(address(buffer, start * size), length, kind, apart=apart) for start in starts]
 
 
 def combine(
@@ -120,19 +114,17 @@ def combine(
 
     def row(first: int, avals: Sequence[Any], shares: Sequence[bool], length: int, given: Any) -> Row:
         aval = avals[given.array]
-        apart = 0 if items == 1 or shares[given.array] else aval.size // items * aval.dtype.itemsize
-        return _rows(first + given.array, [given.start], length, _name(aval.dtype), apart)[0]
+        apart = 0 if items == 1 or shares[given.array] else aval.size // items
+        return _row(first + given.array, given.start, length, aval.dtype, apart)
 
+    none = (False,) * len(results)
     for stretch in table.in_order(transposed):
         down = np.array([given.coefficient for given in stretch.outputs])
         groups = []
         for group in stretch.groups:
             across = np.array([given.coefficient for given in group])
-            rows = [row(1, arrays, shared, stretch.length, given) for given in group]
-            groups.append((down[:, None] + across, rows))
-        out = [
-            row(1 + len(arrays), results, (False,) * len(results), stretch.length, given) for given in stretch.outputs
-        ]
+            groups.append((down[:, None] + across, [row(1, arrays, shared, stretch.length, given) for given in group]))
+        out = [row(1 + len(arrays), results, none, stretch.length, given) for given in stretch.outputs]
         recorded.stretch(out, groups)
 
     def run(c: Any, *given: Any) -> list[Any]:

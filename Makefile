@@ -6,10 +6,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h)
+SOURCES := pyproject.toml setup.py toolchain.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cuh tests/csrc/*.cpp tests/csrc/*.h bench/*.cpp)
 
-.PHONY: train test core runner setup lint format types sanitize aarch64 pcluster jax-cuda soak test-gpu bench clean wheel test-wheel reproducible
+.PHONY: train test core runner setup lint format types sanitize aarch64 windows cross pcluster jax-cuda soak test-gpu bench clean wheel test-wheel reproducible
 
 train: $(VENV)/train.stamp
 	$(BIN)/python -m mpi_runner compare --workers 8 --iterations 50 --delay fixed:0.5:2 --seed 1 \
@@ -42,6 +42,15 @@ sanitize:
 # The same for AArch64 under QEMU; needs a cross compiler and QEMU, so it is no part of `make test`.
 aarch64:
 	tests/csrc/run_aarch64.sh
+
+# For Windows, with the library and the examples in C and C++, under Wine; needs mingw-w64's compiler and Wine.
+windows: $(VENV)/dev.stamp
+	PYTHON=$(BIN)/python tests/csrc/run_windows.sh
+
+# Compiles and links it all by Clang for macOS, Windows and AArch64, which it cannot run. ziglang has all that is needed.
+cross: $(VENV)/pip.stamp
+	$(BIN)/python -m pip install --quiet ziglang==0.17.1
+	PYTHON=$(BIN)/python tests/csrc/run_cross.sh
 
 # AWS ParallelCluster, whose schema the test of the cluster on EC2 asks. An environment of its own, of 180 MB: it wants
 # other versions than the package, and `make test` does without.
@@ -99,7 +108,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) .venv-pcluster .venv-jax-cuda build dist .asan .aarch64 .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so \
+	rm -rf $(VENV) .venv-pcluster .venv-jax-cuda build dist .asan .aarch64 .cross .windows .mypy_cache .ruff_cache .pytest_cache *.egg-info fastgc/*.so \
 	    fastgc/include fastgc/lib
 
 # Editable installs: Python files count at once, C++ files after `make setup`.

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,16 +17,26 @@ import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
+from setuptools.errors import OptionError, PlatformError
 from setuptools.modified import newer_group
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # a build in isolation leaves this folder out
+import toolchain
+
+
+def files(pattern: str) -> list[str]:
+    """In order and with slashes, as the names below have them, on Windows too."""
+    return sorted(path.replace(os.sep, "/") for path in glob(pattern))
+
 
 BINDINGS = ["csrc/bindings.cpp"]  # Python's
 C_INTERFACE = ["csrc/fastgc.cpp"]
 XLA_CALLS = ["csrc/xla.cpp", "csrc/xla_cuda.cpp"]
-KERNELS = sorted({*glob("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE, *XLA_CALLS})
-DEPENDS = [*sorted(glob("csrc/*.h*") + glob("csrc/cuda/*") + glob("csrc/config/*")), "csrc/fastgc.map"]
+KERNELS = sorted({*files("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE, *XLA_CALLS})
+DEPENDS = [*files("csrc/*.h*"), *files("csrc/cuda/*"), *files("csrc/config/*"), "csrc/fastgc.map"]
 
 # Files that the package carries for others: where they are in the tree, and the folder they come to. The package
-# is a prefix as pkg-config and CMake know them, and can be moved. In files *.in, @VERSION@ and @LIBRARY@ are filled in.
+# is a prefix as pkg-config and CMake know them, and can be moved. In files *.in, names as @VERSION@ are filled in.
 CARRIED = {
     "csrc/fastgc.h": "fastgc/include",
     "csrc/fastgc.hpp": "fastgc/include",
@@ -32,22 +44,6 @@ CARRIED = {
     "csrc/config/*.pc.in": "fastgc/lib/pkgconfig",
     "csrc/config/*.cmake.in": "fastgc/lib/cmake/fastgc",
 }
-PREFIX, SUFFIX = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
-
-# -O3 because a tile keeps its sums in registers only where loops are unrolled: with -O2 lincomb has 0.27 of the speed
-# (float32, rows of 10^3, geometric mean), and -O2 -fpeel-loops takes as long to compile as -O3.
-# Bits are part of the interface: contraction is off so that a product and a sum are rounded where the source says so,
-# and no option names an instruction set, because the kernels choose it at run time.
-COMPILE = [
-    "-std=c++17",
-    "-O3",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fvisibility=hidden",
-    "-g0",
-    "-Wall",
-    "-Wextra",
-]
 
 # The custom calls of fastgc.jax need headers that come with jaxlib: 80 MB for three files, with SciPy and NumPy 140.
 # That is too much to ask of everybody who builds from source: jaxlib is used where it is at hand, and fetched into an
@@ -68,17 +64,25 @@ class SharedLibrary(Extension):
     """A library without Python in it, in the package's folder ``lib``, which exports what begins with ``fastgc_``."""
 
     def __init__(self, name: str, sources: list[str]) -> None:
-        self.file = f"{PREFIX}{name}{SUFFIX}"
-        link = [f"-Wl,-soname,{self.file}", "-Wl,--version-script=csrc/fastgc.map"]
-        if sys.platform == "darwin":
-            link = [f"-Wl,-install_name,@rpath/{self.file}", "-Wl,-exported_symbol,_fastgc_*"]
-        elif sys.platform == "linux":
-            link += ["-Wl,--as-needed", "-ldl"]  # loads the CUDA driver; a library of its own before glibc 2.34
-        super().__init__(f"fastgc.lib.{name}", sources, depends=DEPENDS, extra_link_args=link, language="c++")
+        self.stem = name
+        self.file = toolchain.library(sys.platform, name)
+        super().__init__(f"fastgc.lib.{name}", sources, depends=DEPENDS, language="c++")
 
 
 class BuildExtension(build_ext):
     """Compiles every source once, links what is made of them, and puts the carried files beside that."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        try:
+            self.compiler = toolchain.compiler(sys.platform, self.compiler)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        if self.compiler == "mingw32":
+            for variable, usual in (("CC", "gcc"), ("CXX", "g++")):
+                program = os.environ.get(variable, usual)
+                if shutil.which(program.split()[0]) is None:
+                    raise OptionError(f"{variable}: {program} is not on PATH; fastgc is built by {toolchain.NEEDED}")
 
     def build_extensions(self) -> None:
         if WITH_JAX == "1" and not xla_headers():
@@ -86,8 +90,12 @@ class BuildExtension(build_ext):
         # As many compilers at once as there are CPUs. What takes longest comes first, so that none ends up alone: short
         # as they are, kernels_*.cpp, then what has large headers.
         sources = {source for extension in self.extensions for source in extension.sources}
-        slow = (*sorted(glob("csrc/kernels_*.cpp")), *BINDINGS, *XLA_CALLS)
+        slow = (*files("csrc/kernels_*.cpp"), *BINDINGS, *XLA_CALLS)
         sources = sorted(sources, key=lambda source: slow.index(source) if source in slow else len(slow))
+        try:
+            self.options = toolchain.compiling(sys.platform, self.macros)
+        except ValueError as error:
+            raise PlatformError(str(error)) from None
         _ = self.openmp  # asked once, before there are threads
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             self.objects = dict(zip(sources, pool.map(self.compiled, sources), strict=True))
@@ -96,12 +104,12 @@ class BuildExtension(build_ext):
 
     def compiled(self, source: str) -> str:
         """The object file: one of an earlier build, if it was made in the same way and nothing has changed since."""
-        macros, includes, options = [], [], [*COMPILE, *self.openmp]
+        macros, includes, options = [], [], [*self.options, *self.openmp]
         made_by = [*self.compiler.compiler_so_cxx, *options, self.distribution.get_version()]
         if source in C_INTERFACE:
             macros = [("FASTGC_VERSION", f'"{self.distribution.get_version()}"')]
         elif source in BINDINGS:  # all else knows nothing of Python
-            macros = [("FASTGC_FLAGS", f'"{" ".join(options)}"')]
+            macros = [("FASTGC_FLAGS", f'"{" ".join(options)}"'), *toolchain.python_macros(sys.platform)]
             includes = [pybind11.get_include(), *self.include_dirs]
             made_by += [pybind11.__version__, sys.version]
         elif source in XLA_CALLS:
@@ -109,26 +117,42 @@ class BuildExtension(build_ext):
             made_by += options
         folder = os.path.join("build", "objects", sha256(repr(made_by).encode()).hexdigest()[:16])
         (target,) = self.compiler.object_filenames([source], output_dir=folder)
-        if self.force or newer_group([source, *DEPENDS, "setup.py"], target):
+        if self.force or newer_group([source, *DEPENDS, "setup.py", "toolchain.py"], target):
             self.compiler.compile(
                 [source], output_dir=folder, macros=macros, include_dirs=includes, extra_postargs=options
             )
         return target
 
     def build_extension(self, extension: Extension) -> None:
-        linker = self.compiler.linker_so_cxx
-        if isinstance(extension, SharedLibrary) and sys.platform == "darwin":  # what Python imports is a bundle
-            self.compiler.linker_so_cxx = [{"-bundle": "-dynamiclib"}.get(option, option) for option in linker]
+        linker, options = self.compiler.linker_so_cxx, [*self.openmp, *toolchain.linking(sys.platform)]
+        target = self.get_ext_fullpath(extension.name)
+        if isinstance(extension, SharedLibrary):
+            self.mkpath(os.path.dirname(target))  # for what is written beside it
+            options += toolchain.linking_library(sys.platform, extension.stem, os.path.dirname(target))
+            if sys.platform == "darwin":  # what Python imports is a bundle
+                self.compiler.linker_so_cxx = [{"-bundle": "-dynamiclib"}.get(option, option) for option in linker]
         self.compiler.link_shared_object(
             [self.objects[source] for source in extension.sources],
-            self.get_ext_fullpath(extension.name),
+            target,
             libraries=self.get_libraries(extension),
-            extra_postargs=[*self.openmp, *extension.extra_link_args],
+            extra_postargs=options,
             export_symbols=self.get_export_symbols(extension),
             build_temp=self.build_temp,
             target_lang="c++",
         )
         self.compiler.linker_so_cxx = linker
+
+    @cached_property
+    def macros(self) -> set[str]:
+        """What the compiler defines by itself; asked on Windows alone, where one has to choose."""
+        if sys.platform != "win32":
+            return set()
+        with tempfile.TemporaryDirectory() as folder:
+            source = os.path.join(folder, "empty.cpp")
+            open(source, "w").close()
+            command = [*self.compiler.compiler_so_cxx, "-dM", "-E", source]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return {line.split()[1] for line in said.splitlines()}
 
     @cached_property
     def openmp(self) -> list[str]:
@@ -139,7 +163,8 @@ class BuildExtension(build_ext):
                 file.write("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
             try:
                 objects = self.compiler.compile([source], output_dir=folder, extra_preargs=["-fopenmp"])
-                self.compiler.link_executable(objects, os.path.join(folder, "probe"), extra_preargs=["-fopenmp"])
+                options = ["-fopenmp", *toolchain.linking(sys.platform)]
+                self.compiler.link_executable(objects, os.path.join(folder, "probe"), extra_preargs=options)
             except Exception:  # whatever the compiler's class raises, it means no
                 self.warn("this compiler has no OpenMP (-fopenmp): kernels will run on one thread")
                 return []
@@ -162,17 +187,21 @@ class BuildExtension(build_ext):
     def carried(self) -> Iterator[tuple[str, str]]:
         """The carried files, and their places relative to the root of the packages."""
         for pattern, folder in CARRIED.items():
-            for source in sorted(glob(pattern)):
+            for source in files(pattern):
                 yield source, os.path.join(folder, os.path.basename(source).removesuffix(".in"))
 
     def carry(self, root: str) -> None:
-        values = {"@VERSION@": self.distribution.get_version(), "@LIBRARY@": f"{PREFIX}fastgc{SUFFIX}"}
+        values = {
+            "@VERSION@": self.distribution.get_version(),
+            "@LIBRARY@": toolchain.library(sys.platform, "fastgc"),
+            "@RUN_PATH@": toolchain.run_path(sys.platform),
+        }
         for source, target in self.carried():
             target = os.path.join(root, target)
             self.mkpath(os.path.dirname(target))
             if source.endswith(".in"):
                 with open(source, encoding="utf-8") as template, open(target, "w", encoding="utf-8") as file:
-                    file.write(re.sub("@[A-Z]+@", lambda name: values[name[0]], template.read()))
+                    file.write(re.sub("@[A-Z_]+@", lambda name: values[name[0]], template.read()))
             else:
                 self.copy_file(source, target)
 
@@ -180,14 +209,27 @@ class BuildExtension(build_ext):
         for extension in self.extensions:
             self.mkpath(os.path.dirname(self.get_ext_filename(extension.name)))
         super().copy_extensions_to_source()
+        for library in self.import_libraries():
+            self.copy_file(os.path.join(self.build_lib, library), library)
         self.carry(os.curdir)
 
+    def import_libraries(self) -> Iterator[str]:
+        """What the linker writes beside the libraries, relative to the root of the packages."""
+        for extension in self.extensions:
+            file = isinstance(extension, SharedLibrary) and toolchain.import_library(sys.platform, extension.stem)
+            if file:
+                yield os.path.join("fastgc", "lib", file)
+
+    def beside(self) -> dict[str, str]:
+        """All outputs but the extensions: where they are built, and their places in the source tree."""
+        files = [*self.import_libraries(), *(target for _, target in self.carried())]
+        return {os.path.join(self.build_lib, file): file for file in files}
+
     def get_outputs(self) -> list[str]:
-        return sorted({*super().get_outputs(), *(os.path.join(self.build_lib, target) for _, target in self.carried())})
+        return sorted({*super().get_outputs(), *self.beside()})
 
     def get_output_mapping(self) -> dict[str, str]:
-        carried = {os.path.join(self.build_lib, target): target for _, target in self.carried()} if self.inplace else {}
-        return {**super().get_output_mapping(), **carried}
+        return {**super().get_output_mapping(), **(self.beside() if self.inplace else {})}
 
 
 class SourceDistribution(sdist):
@@ -197,7 +239,7 @@ class SourceDistribution(sdist):
         for folder in ("bench", "csrc", "docs", "tests"):
             found = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
             self.filelist.extend(sorted(path for path in found if "__pycache__" not in path))
-        self.filelist.extend([".clang-format", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"])
+        self.filelist.extend([".clang-format", "Makefile", "toolchain.py", "CHANGELOG.md", "CONTRIBUTING.md"])
         self.filelist.remove_duplicates()
         super().make_distribution()
 

@@ -4,7 +4,9 @@
 #include <atomic>
 
 #ifdef _OPENMP
-# include <pthread.h>
+# ifndef _WIN32
+#  include <pthread.h>
+# endif
 # ifdef __linux__
 #  include <sched.h>
 # endif
@@ -27,10 +29,14 @@ namespace {
 
 std::atomic<bool> forked{false};
 
-// Registered when the library is loaded, so that no use of the pool can come before it.
+// Registered when the library is loaded, so that no use of the pool can come before it. Windows has no fork().
+# ifdef _WIN32
+const int registered = 0;
+# else
 const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
+# endif
 
-// CPUs in the affinity mask, asked at every call: launchers pin processes after start.
+// CPUs in the affinity mask, asked at every call: launchers pin processes after start. Elsewhere OpenMP knows them.
 int usable_cpus(int most) {
 # ifdef __linux__
     cpu_set_t mask;

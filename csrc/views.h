@@ -69,6 +69,8 @@ inline Element element_of(py::handle array, const Name& name) {
             bfloat16.store(type.type_num, std::memory_order_relaxed);
             return Element::bf16;
         }
+        constexpr int longdouble = 13;  // NPY_LONGDOUBLE, which is float64 on Windows and to NumPy equal to it
+        if (type.type_num == longdouble && dtype.itemsize() == 8) return Element::f64;
     }
     type_error(name + ": expected dtype float32, float64, float16 or bfloat16 in native byte order, got " +
                text(proxy(array).descr));

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+
+from fastgc import native
 
 __all__ = ["OLDEST", "library", "problem"]
 
 OLDEST = (0, 6)
 """The first release of JAX that has all that is used, and the last for Python 3.10."""
 
-_FILE = {"win32": "fastgc_xla.dll", "darwin": "libfastgc_xla.dylib"}.get(sys.platform, "libfastgc_xla.so")
+_FILE = native.file_name("fastgc_xla")
 
 
 def _path() -> Path:

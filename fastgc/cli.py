@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -56,13 +57,19 @@ def _parser() -> argparse.ArgumentParser:
 # config ---------------------------------------------------------------------------------------------------------------
 
 
+def _plain(path: str) -> str:
+    """A path as shells and compilers of all platforms take it: with slashes, which shells do not take for escapes."""
+    return Path(path).as_posix()
+
+
 def _link() -> str:
-    folder = os.path.dirname(native.get_library())
-    return " ".join(shlex.quote(option) for option in (f"-L{folder}", f"-Wl,-rpath,{folder}", "-lfastgc"))
+    folder = _plain(os.path.dirname(native.get_library()))
+    found = [] if sys.platform == "win32" else [f"-Wl,-rpath,{folder}"]  # Windows looks beside a program and on PATH
+    return " ".join(shlex.quote(option) for option in (f"-L{folder}", *found, "-lfastgc"))
 
 
 CONFIG: dict[str, tuple[str, Callable[[], str]]] = {
-    "cflags": ("the compiler's options", lambda: shlex.quote(f"-I{native.get_include()}")),
+    "cflags": ("the compiler's options", lambda: shlex.quote(f"-I{_plain(native.get_include())}")),
     "libs": ("the linker's options", _link),
     "prefix": ("the folder for CMAKE_PREFIX_PATH", native.get_prefix),
     "cmakedir": ("the folder of CMake's configuration", lambda: native.get_path("lib", "cmake", "fastgc")),

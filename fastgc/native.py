@@ -13,7 +13,12 @@ from pathlib import Path
 __all__ = ["get_cuda_sources", "get_include", "get_library", "get_path", "get_prefix"]
 
 _PACKAGE = Path(__file__).resolve().parent
-LIBRARY = {"win32": "fastgc.dll", "darwin": "libfastgc.dylib"}.get(sys.platform, "libfastgc.so")
+
+
+def file_name(library: str) -> str:
+    """What a shared library's file is called here, such as ``libfastgc.so`` for ``fastgc``."""
+    prefix, suffix = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
+    return f"{prefix}{library}{suffix}"
 
 
 def get_path(*parts: str) -> str:
@@ -70,7 +75,7 @@ def get_library() -> str:
     FileNotFoundError
         As in `get_include`.
     """
-    return get_path("lib", LIBRARY)
+    return get_path("lib", file_name("fastgc"))
 
 
 def get_prefix() -> str:

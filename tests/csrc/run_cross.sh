@@ -5,7 +5,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
-options() { "$python" -c "import sys; sys.dont_write_bytecode = True; import toolchain; told = toolchain.$1; print(*([told] if isinstance(told, str) else told))"; }
+options() {
+    "$python" -Bc "import toolchain; told = toolchain.$1; print(*([told] if isinstance(told, str) else told))"
+}
 rm -rf .cross
 for target in ${*:-x86_64-macos aarch64-macos x86_64-windows-gnu aarch64-windows-gnu}; do
     case $target in
@@ -17,7 +19,8 @@ for target in ${*:-x86_64-macos aarch64-macos x86_64-windows-gnu aarch64-windows
     compiler="$python -m ziglang c++ -target $target"
     compile="$(options "compiling('$platform', $macros)") -Werror"
     jobs=""
-    for source in csrc/core.cpp csrc/kernels*.cpp csrc/rank.cpp csrc/threads.cpp csrc/fastgc.cpp tests/csrc/test_core.cpp; do
+    for source in csrc/core.cpp csrc/fastgc.cpp csrc/kernels*.cpp csrc/rank.cpp csrc/threads.cpp tests/csrc/test_*.cpp
+    do
         # shellcheck disable=SC2086  # options are words
         $compiler $compile -Icsrc '-DFASTGC_VERSION="0"' -c "$source" -o "$folder/$(basename "$source" .cpp).o" &
         jobs="$jobs $!"

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Cross-compiles for Windows what setup.py compiles there, with its options, and runs it under Wine: the C++ core's test,
-# and the examples in C and C++ against fastgc.dll. PYTHON has the package; without it their outputs are not compared.
+# Cross-compiles for Windows what setup.py compiles there, with its options, and runs it under Wine: the C++ core's
+# test, and the examples in C and C++ against fastgc.dll. PYTHON has the package; without it what they print is not
+# compared with NumPy's.
 # Debian: apt-get install g++-mingw-w64-x86-64-posix wine64
 set -eu
 cd "$(dirname "$0")/../.."
@@ -8,7 +9,7 @@ target=x86_64-w64-mingw32
 for tool in $target-g++ wine python3; do
     command -v "$tool" > /dev/null || { echo "$tool is not installed" >&2; exit 2; }
 done
-options() { python3 -c "import sys; sys.dont_write_bytecode = True; import toolchain; print(*toolchain.$1)"; }
+options() { python3 -Bc "import toolchain; print(*toolchain.$1)"; }
 compile="$(options "compiling('win32', {'__MINGW32__', '__x86_64__'})") -fopenmp -Werror"
 link="-fopenmp $(options "linking('win32')")"
 rm -rf .windows && mkdir -p .windows/include .windows/lib

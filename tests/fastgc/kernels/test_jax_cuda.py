@@ -27,6 +27,7 @@ if (_problem := _xla.problem()) is not None:
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 import fastgc.jax
 from fastgc.jax import _cuda
@@ -242,9 +243,9 @@ def test_one_program_for_both_platforms_and_for_meshes() -> None:
 def test_a_program_can_be_exported_without_a_gpu() -> None:
     function = jax.jit(lambda x: fastgc.jax.lincomb([[1.0, 2.0]], x))
     with pytest.raises(ValueError, match="fastgc_cuda"):  # JAX exports others' calls only if it is told to
-        jax.export.export(function, platforms=["cuda"])(Shape((2, 9), np.float32))
-    allowed = [jax.export.DisabledSafetyCheck.custom_call("fastgc_cuda")]
-    exported = jax.export.export(function, platforms=["cuda"], disabled_checks=allowed)(Shape((2, 9), np.float32))
+        export.export(function, platforms=["cuda"])(Shape((2, 9), np.float32))
+    allowed = [export.DisabledSafetyCheck.custom_call("fastgc_cuda")]
+    exported = export.export(function, platforms=["cuda"], disabled_checks=allowed)(Shape((2, 9), np.float32))
     assert exported.platforms == ("cuda",)
     assert "@fastgc_cuda(" in exported.mlir_module()
 

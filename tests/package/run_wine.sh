@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/bin/bash
 # Builds the wheel for Windows by setup.py under a Python for Windows, which Wine runs, and tests it there:
 #
 #     tests/package/run_wine.sh FOLDER [PYTEST'S ARGUMENTS]
@@ -6,7 +6,7 @@
 # FOLDER has python.exe, with its headers and import libraries, and in Lib/site-packages NumPy, SciPy, Numba, ml_dtypes,
 # pytest, hypothesis, colorama, pybind11, setuptools and wheel: `pip download --platform win_amd64 --only-binary=:all:`,
 # unpacked. Wine 8 runs NumPy up to 2.1. Debian: apt-get install g++-mingw-w64-x86-64-posix wine64
-set -eu
+set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 folder=$(cd "$1" && pwd) && shift
 [ $# -gt 0 ] || set -- tests/fastgc/kernels tests/fastgc/test_native.py # Wine 8 has no cexp(), which some schemes need
@@ -17,13 +17,15 @@ for program in gcc g++; do
     x86_64-w64-mingw32-gcc -O1 -Wall -Wextra tests/package/wine/compiler.c -o ".windows/bin/$program.exe"
 done
 export WINEPREFIX="$root/.windows/wine" WINEDEBUG=-all
-export WINEPATH="Z:$root/.windows/bin" PYTHONPATH="Z:$root/tests/package/wine" PYTHONDONTWRITEBYTECODE=1
+export WINEPATH="Z:$root/.windows/bin" PYTHONDONTWRITEBYTECODE=1
 wine wineboot --init > /dev/null 2>&1
 wine winecfg -v win10 > /dev/null 2>&1
 for name in TEMP TMP; do # the compilers know no other drive than Z:
     wine reg add 'HKCU\Environment' /v $name /t REG_SZ /d "Z:$root/.windows/tmp" /f > /dev/null 2>&1
 done
-python() { wine "$folder/python.exe" "$@" < /dev/null; }
+python() { # it starts with pipes, and not with every file
+    PYTHONPATH="Z:$root/tests/package/wine" wine "$folder/python.exe" "$@" < /dev/null 2>&1 | cat
+}
 
 git ls-files -z -c -o --exclude-standard | xargs -0 cp --parents -t .windows/tree
 cd .windows/tree

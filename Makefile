@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py toolchain.py $(wildcard csrc/*.cpp csrc/*.h)
+SOURCES := pyproject.toml setup.py csrc/toolchain.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cuh tests/csrc/*.cpp tests/csrc/*.h bench/*.cpp)
 
 .PHONY: train test core runner setup lint format types sanitize aarch64 windows cross pcluster jax-cuda soak test-gpu bench clean wheel test-wheel reproducible

@@ -20,7 +20,7 @@ from setuptools.command.sdist import sdist
 from setuptools.errors import OptionError, PlatformError
 from setuptools.modified import newer_group
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # a build in isolation leaves this folder out
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "csrc"))
 import toolchain
 
 
@@ -117,7 +117,7 @@ class BuildExtension(build_ext):
             made_by += options
         folder = os.path.join("build", "objects", sha256(repr(made_by).encode()).hexdigest()[:16])
         (target,) = self.compiler.object_filenames([source], output_dir=folder)
-        if self.force or newer_group([source, *DEPENDS, "setup.py", "toolchain.py"], target):
+        if self.force or newer_group([source, *DEPENDS, "setup.py", "csrc/toolchain.py"], target):
             self.compiler.compile(
                 [source], output_dir=folder, macros=macros, include_dirs=includes, extra_postargs=options
             )
@@ -239,7 +239,7 @@ class SourceDistribution(sdist):
         for folder in ("bench", "csrc", "docs", "tests"):
             found = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
             self.filelist.extend(sorted(path for path in found if "__pycache__" not in path))
-        self.filelist.extend([".clang-format", "Makefile", "toolchain.py", "CHANGELOG.md", "CONTRIBUTING.md"])
+        self.filelist.extend([".clang-format", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"])
         self.filelist.remove_duplicates()
         super().make_distribution()
 

@@ -70,7 +70,9 @@ def python_on(ranks: int) -> tuple[list[str], dict[str, str]]:
     environment = dict(os.environ)
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    if ranks > len(os.sched_getaffinity(0)):  # each rank with threads of its own would only make them wait
+    # macOS does not tell which CPUs a process may use.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if ranks > usable:  # each rank with threads of its own would only make them wait
         environment.setdefault("OMP_NUM_THREADS", "1")
     environment.setdefault("OPENBLAS_NUM_THREADS", environment.get("OMP_NUM_THREADS", "1"))
     mpirun = find_mpirun()

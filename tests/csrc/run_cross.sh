@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
 options() {
-    "$python" -Bc "import toolchain; told = toolchain.$1; print(*([told] if isinstance(told, str) else told))"
+    PYTHONPATH=csrc "$python" -Bc "import toolchain; told = toolchain.$1; print(*([told] if isinstance(told, str) else told))"
 }
 rm -rf .cross
 for target in ${*:-x86_64-macos aarch64-macos x86_64-windows-gnu aarch64-windows-gnu}; do

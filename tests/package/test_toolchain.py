@@ -12,7 +12,7 @@ from installed import ROOT
 
 from fastgc import native
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "csrc"))
 import toolchain
 
 GCC = {"__GNUC__", "__x86_64__", "__MINGW32__"}

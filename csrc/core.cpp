@@ -1,11 +1,13 @@
 #include "core.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
+#include <new>
 #include <vector>
 
 #include "threads.h"
@@ -45,6 +47,8 @@ constexpr double kFirstCache = 32 * 1024;
 // quarters of the last one, which has other users, too (4 x 8 at 10^6 in 0.75 of the time, with neighbours at work in a
 // fifth). Smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
 constexpr double kLastCache = 32 * 1024 * 1024;
+// Of a thread's share. A thread that loses its core, or shares it, is waited for no longer than one of them takes.
+constexpr Index kPieces = 8;
 
 // Segments under construction, with everything they point to. What a small call needs fits into the first bytes of an
 // arena on the stack: an allocation costs as much as computing 500 elements.
@@ -147,6 +151,11 @@ class Plan {
     }
 
   private:
+    // The column that the next piece of a thread's share begins at, in a line of cache of its own.
+    struct alignas(64) Next {
+        std::atomic<Index> column;
+    };
+
     // What a run reads, writes and computes.
     struct Demand {
         Index total = 0, levels = 0, rows = 0, inputs = 0;
@@ -236,23 +245,40 @@ class Plan {
     }
 
     // Calls body(thread, each) on every thread; each(segments, visit) calls visit(s, start, begin, end) for the columns
-    // [begin, end) of segment s, which begins at column `start` of all, that are the thread's share.
+    // [begin, end) of segment s, which begins at column `start` of all, that are the thread's. Every thread has a
+    // share, which it finds in its cache if the last call was alike; who is done with it helps the others, piece by
+    // piece.
     template <class Body>
-    static void over_shares(Index total, int threads, Index step, Team* team, const Body& body) {
-        const Index share = (total / threads + step - 1) / step * step;
+    void over_shares(Index total, int threads, Index step, Team* team, const Body& body) {
+        const auto whole = [step](Index columns) { return (columns + step - 1) / step * step; };
+        const Index share = whole(total / threads);  // 0 where there are fewer columns than threads
+        const Index piece = threads == 1 ? total : std::max(whole(share / kPieces), step);
+        const auto end_of = [=](int t) { return t + 1 == threads ? total : std::min(share * (t + 1), total); };
+        Next* const next = take<Next>(threads);
+        for (int t = 0; t < threads; ++t) new (next + t) Next{std::min(share * t, total)};
         parallel(threads, team, [&](int t) {
-            const Index from = std::min(share * t, total);
-            const Index to = t + 1 == threads ? total : std::min(share * (t + 1), total);
-            body(t, [from, to](const auto& segments, const auto& visit) {
-                Index start = 0;
-                for (std::size_t s = 0; s < segments.size(); ++s) {
-                    const Index begin = std::max(from - start, Index{0});
-                    const Index end = std::min(to - start, segments[s].length);
-                    if (begin < end) visit(s, start, begin, end);
-                    start += segments[s].length;
+            body(t, [&, t](const auto& segments, const auto& visit) {
+                for (int i = 0; i < threads; ++i) {
+                    const int whose = (t + i) % threads;
+                    const Index end = end_of(whose);
+                    Index from;
+                    while ((from = next[whose].column.fetch_add(piece, std::memory_order_relaxed)) < end)
+                        over(segments, from, std::min(from + piece, end), visit);
                 }
             });
         });
+    }
+
+    // Calls visit(s, start, begin, end) for the columns [from, to) of all, segment by segment.
+    template <class Segments, class Visit>
+    static void over(const Segments& segments, Index from, Index to, const Visit& visit) {
+        Index start = 0;
+        for (std::size_t s = 0; s < segments.size(); ++s) {
+            const Index begin = std::max(from - start, Index{0});
+            const Index end = std::min(to - start, segments[s].length);
+            if (begin < end) visit(s, start, begin, end);
+            start += segments[s].length;
+        }
     }
 
     alignas(64) std::byte first_[8192];

@@ -109,7 +109,24 @@ def _summary_tables(results: Results) -> str:
             "the arithmetic, whichever takes longer; or as long as it does, where that is less."
         )
         parts.append(f"## Fraction of the machine's limit, geometric means\n\n{_fractions(compared)}")
+        parts.append(f"## fastgc's other backends and instruction sets\n\n{_others(compared, lengths)}")
     return "\n\n".join(parts)
+
+
+def _others(records: Sequence[Record], lengths: Sequence[int]) -> str:
+    found: dict[tuple[str, str, int], dict[int, list[float]]] = {}
+    for record in records:
+        ours, case = record.our_timing, record.case
+        for timing in record.timings:
+            if ours and timing.ours and timing is not ours:
+                ratios = found.setdefault((timing.name, case["type"], case["threads"]), {})
+                ratios.setdefault(case["length"], []).append(ours.seconds / timing.seconds)
+    rows = [
+        (*key, *(f"{geometric_mean(ratios[length]):.2f}" if length in ratios else "" for length in lengths))
+        for key, ratios in sorted(found.items())
+    ]
+    heads = ("", "type", "threads", *(f"L = {length:.0e}" for length in lengths))
+    return f"{_table(heads, rows)}\n\nTheir speed over that of what a user gets without choosing, geometric means."
 
 
 def _memory_bound(case: dict[str, Any]) -> bool:

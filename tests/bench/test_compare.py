@@ -64,6 +64,8 @@ def test_a_run_leaves_json_a_report_and_plots(folder: Path) -> None:
     text = (folder / "report.md").read_text()
     assert "f32 1t 2 × 3 × 1e+03" in text
     assert "best peer" in text
+    for name in ("fastgc numba", "fastgc portable"):
+        assert f"| {name} | f32 | 1 | " in text
     (at_the_limit,) = [line for line in text.splitlines() if line.startswith("| f32, at the limit | 1 |")]
     # No smaller than the speed-up itself, but for that being the median over rounds, and this a ratio of medians.
     ours = next(line for line in text.splitlines() if line.startswith("| f32 | 1 |"))

@@ -281,30 +281,25 @@ ffi::Error execute(Stream stream, ffi::RemainingArgs arguments, ffi::RemainingRe
     });
 }
 
+template <ffi::ExecutionStage stage>
+auto binding() {
+    return ffi::Ffi::Bind<stage>()
+        .template Ctx<ffi::PlatformStream<Stream>>()
+        .RemainingArgs()
+        .RemainingRets()
+        .template Attr<std::string_view>("code")
+        .template Attr<std::string_view>("kernels")
+        .template Attr<std::string_view>("key")
+        .template Attr<ffi::Span<const Word>>("launches")
+        .template Attr<ffi::Span<const Word>>("shapes");
+}
+
 }  // namespace
 
 FASTGC_EXPORT XLA_FFI_Error* fastgc_xla_cuda_initialize(XLA_FFI_CallFrame*);
 FASTGC_EXPORT XLA_FFI_Error* fastgc_xla_cuda_execute(XLA_FFI_CallFrame*);
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(fastgc_xla_cuda_initialize, initialize,
-                              ffi::Ffi::Bind<ffi::ExecutionStage::kInitialize>()
-                                  .Ctx<ffi::PlatformStream<Stream>>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<std::string_view>("code")
-                                  .Attr<std::string_view>("kernels")
-                                  .Attr<std::string_view>("key")
-                                  .Attr<ffi::Span<const Word>>("launches")
-                                  .Attr<ffi::Span<const Word>>("shapes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(fastgc_xla_cuda_initialize, initialize, binding<ffi::ExecutionStage::kInitialize>());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(fastgc_xla_cuda_execute, execute,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::PlatformStream<Stream>>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<std::string_view>("code")
-                                  .Attr<std::string_view>("kernels")
-                                  .Attr<std::string_view>("key")
-                                  .Attr<ffi::Span<const Word>>("launches")
-                                  .Attr<ffi::Span<const Word>>("shapes"),
+XLA_FFI_DEFINE_HANDLER_SYMBOL(fastgc_xla_cuda_execute, execute, binding<ffi::ExecutionStage::kExecute>(),
                               {ffi::Traits::kCmdBufferCompatible});

@@ -48,7 +48,8 @@ def main(command: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for what cannot be run as asked, 3 for a run that lost too many
     workers, 130 after Ctrl-C, or mpirun's."""
     try:
-        options = _parser().parse_args(command)
+        words = sys.argv[1:] if command is None else command
+        options = _parser(words).parse_args(words)
         status: int = options.run_command(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -64,12 +65,8 @@ def main(command: Sequence[str] | None = None) -> int:
     return EXIT_USAGE
 
 
-def _parser() -> argparse.ArgumentParser:
-    from mpi_runner.cluster import commands as cluster_commands  # psutil may be absent
-    from mpi_runner.ec2 import commands as ec2_commands
-    from mpi_runner.report import commands as report_commands
-    from mpi_runner.slurm import commands as slurm_commands
-
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Of the command that `words` begin with, and of others."""
     parser = Parser(prog="python -m mpi_runner", description="Training with coded gradients over MPI.")
     commands = parser.add_subparsers(
         title="commands", required=True, metavar="data | train | compare | watch | report | cluster | slurm | ec2"
@@ -139,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
     watch = commands.add_parser("watch", help="look at a run, also one that goes on", description=_watch.__doc__)
     watch.add_argument("run", metavar="RUN", help="its directory")
     watch.set_defaults(run_command=_watch)
+
+    if words[:1] == ["train"]:  # so every rank of a run begins; the others take 20 to 30 ms
+        return parser
+    from mpi_runner.cluster import commands as cluster_commands  # psutil may be absent
+    from mpi_runner.ec2 import commands as ec2_commands
+    from mpi_runner.report import commands as report_commands
+    from mpi_runner.slurm import commands as slurm_commands
 
     report_commands.add(commands)
     cluster_commands.add(commands)

@@ -23,14 +23,26 @@ _SPLIT = (2013, 0x73706C6974)
 
 def shuffled(count: int, key: tuple[int, int]) -> NDArray[np.intp]:
     """Return a permutation that depends on nothing but its arguments: the ranks of Philox's raw output."""
-    draws = np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw(count)
-    return np.argsort(draws, kind="stable")
+    return np.argsort(_draws(count, key), kind="stable")
+
+
+def _draws(count: int, key: tuple[int, int]) -> NDArray[np.uint64]:
+    return np.random.Philox(key=np.array(key, dtype=np.uint64)).random_raw(count)
+
+
+def _smallest(draws: NDArray[np.uint64], count: int) -> NDArray[np.intp]:
+    """Return where the `count` ≥ 1 smallest draws are, in order, so that rows are read forwards; a tenth of a sort's
+    time."""
+    # Two equal draws of 64 bits would make one too many.
+    return np.flatnonzero(draws <= np.partition(draws, count - 1)[count - 1])[:count]
 
 
 def random_split(total: int, test: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the sorted training rows and the sorted test rows, the same for every seed."""
-    order = shuffled(total, _SPLIT)
-    return np.sort(order[: total - test]), np.sort(order[total - test :])
+    train = _smallest(_draws(total, _SPLIT), total - test)
+    tested = np.ones(total, bool)
+    tested[train] = False
+    return train, np.flatnonzero(tested)
 
 
 def training_order(rows: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
@@ -73,9 +85,7 @@ class Sampler:
         if size == 0 or size >= whole.count:
             return Partition(whole.inputs, whole.labels, seed)
         draws = self._batches.at(iteration, number, whole.count)
-        # The examples of the smallest draws, in order, so that rows are read forwards. Two equal draws of 64 bits
-        # would make one too many.
-        rows = np.flatnonzero(draws <= np.partition(draws, size - 1)[size - 1])[:size]
+        rows = _smallest(draws, size)
         return Partition(whole.inputs[rows], whole.labels[rows], seed)
 
 

@@ -9,10 +9,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -25,7 +25,6 @@ from mpi_runner.cache import DataError
 from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import TrainConfig, UsageError, build_scheme, check_settings, measures_speeds
 from mpi_runner.deadlines import Deadline
-from mpi_runner.display import Display
 from mpi_runner.faults import CannotDecode, HangDeadline
 from mpi_runner.gathering import Gathering
 from mpi_runner.launch import EXIT_FAILED, EXIT_LOST, LAUNCHED, SIGNALLED, signals_noted
@@ -47,6 +46,9 @@ from mpi_runner.transport import (
 )
 from mpi_runner.wire import Wire
 from mpi_runner.worker import MasterLost, Worker
+
+if TYPE_CHECKING:
+    from mpi_runner.display import Display
 
 EXIT_USAGE = 2
 FINALIZE_SECONDS = 5
@@ -244,11 +246,9 @@ def _lead(
     if resumed is not None:
         optimizer.restore(resumed.state)
         run = resumed.run
-    # Whoever started us shows the run, from what is recorded.
-    shown = nullcontext() if LAUNCHED in os.environ else Display(config, scheme.name, quiet)
     with (
         RunRecords(config, scheme, run, speeds) as records,
-        shown as display,
+        _shown(config, scheme, quiet) as display,
         signals_noted() as received,
         _warnings_noted(records.log),
     ):
@@ -343,6 +343,14 @@ def _lead(
         if reason is None:  # again: a worker may have been found lost only when it was told to stop
             records.summary(figures)
     return Ending(status, reason, optimizer.model, figures, all_end)
+
+
+def _shown(config: TrainConfig, scheme: GradientCode, quiet: bool) -> AbstractContextManager[Display | None]:
+    if LAUNCHED in os.environ:  # whoever started us shows the run, from what is recorded
+        return nullcontext()
+    from mpi_runner.display import Display  # no other rank draws, and Rich takes a fifteenth of a rank's start
+
+    return Display(config, scheme.name, quiet)
 
 
 def _finalize() -> None:

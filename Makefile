@@ -9,6 +9,10 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py csrc/toolchain.py $(wildcard csrc/*.cpp csrc/*.h)
 CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cuh tests/csrc/*.cpp tests/csrc/*.h bench/*.cpp)
 
+# Where the environment keeps Python from writing down what it has compiled, every rank and every process of the tests
+# would compile all modules of the tree again: a sixth of a rank's start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: train test core runner setup lint format types sanitize aarch64 windows cross pcluster jax-cuda soak test-gpu bench clean wheel test-wheel reproducible
 
 train: $(VENV)/train.stamp

@@ -74,24 +74,31 @@ def test_lincomb_on_arrays_and_tuples(dtype, kernels_used):
                     assert same(np.stack(out), wanted), (length, accumulate)
 
 
+F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
+# Types of the half, the inputs and the result. Each takes three to five seconds to compile.
+HALVES = [
+    (F16, F16, F16),
+    (BF16, F32, BF16),
+    *(pytest.param(*types, marks=pytest.mark.soak) for types in [(F16, F16, F32), (BF16, BF16, BF16)]),
+]
+
+
 @EITHER
-@pytest.mark.parametrize(
-    ("half", "call"), [(np.dtype(np.float16), combined_float16), (BF16, combined_bfloat16)], ids=str
-)
-def test_half_types_by_their_bits(half, call, kernels_used):
+@pytest.mark.parametrize(("half", "kind", "result"), HALVES, ids=str)
+def test_half_types_by_their_bits(half, kind, result, kernels_used):
+    call = combined_float16 if half == F16 else combined_bfloat16
     rng = np.random.default_rng(2)
     c = rng.standard_normal((2, 3))
     x = rng.standard_normal((3, 1003), np.float32)
-    for kind, result in ((half, half), (np.float32, half) if half == BF16 else (half, np.float32)):
-        before = rng.standard_normal((2, 1003), np.float32).astype(result)
-        for accumulate in (False, True):
-            inputs, out, again = x.astype(kind), before.copy(), before.copy()
-            wanted = kernels.lincomb(c, inputs, before.copy(), accumulate=accumulate)
-            seen = [a.view(np.uint16) if a.dtype == half else a for a in (inputs, out, again)]
-            call(c, seen[0], seen[1], accumulate)
-            assert same(out, wanted), (kind, result, accumulate)
-            fnb.lincomb(c, seen[0], seen[2], accumulate, half=half.name)
-            assert same(again, wanted)
+    before = rng.standard_normal((2, 1003), np.float32).astype(result)
+    for accumulate in (False, True):
+        inputs, out, again = x.astype(kind), before.copy(), before.copy()
+        wanted = kernels.lincomb(c, inputs, before.copy(), accumulate=accumulate)
+        seen = [a.view(np.uint16) if a.dtype == half else a for a in (inputs, out, again)]
+        call(c, seen[0], seen[1], accumulate)
+        assert same(out, wanted), accumulate
+        fnb.lincomb(c, seen[0], seen[2], accumulate, half=half.name)
+        assert same(again, wanted)
 
 
 @pytest.mark.parametrize("done", [True, False])

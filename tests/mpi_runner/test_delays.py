@@ -266,10 +266,10 @@ def test_markov_is_the_chain_it_says(enter: float, leave: float) -> None:
     moves = np.zeros((2, 2))
     started = 0
     for worker in range(60):
-        states = [kind.slow(4, worker, iteration) for iteration in range(80)]
+        states = [kind.slow(4, worker, iteration) for iteration in range(50)]
         started += states[0]
         state = states[0]
-        for iteration in range(1, 80):
+        for iteration in range(1, 50):
             u = delays.unit_draw(4, worker, iteration)
             moves[int(state)] += (not states[iteration], states[iteration])
             state = u < 1 - leave if state else u < enter

@@ -17,12 +17,14 @@ import pytest
 from runner_support import LIMIT, ROWS, SEED, Start, Train, progress, ranks, wait_for
 
 from fastgc import schemes
-from mpi_runner import flights, images
+from mpi_runner import flights, images, problems, read_run
 from mpi_runner.cache import DataError
+from mpi_runner.config import TrainConfig
 from mpi_runner.launch import find_mpirun
 from mpi_runner.models import LogisticRegression
 from mpi_runner.optimizers import OPTIMIZERS, train_single
 from mpi_runner.peers import OUTCOMES
+from mpi_runner.randomness import Sampler
 from mpi_runner.wire import HEADER
 
 ITERATIONS = 50
@@ -31,7 +33,7 @@ RUNS: list[tuple[list[str], str, str]] = [
     (["--scheme", "fractional_repetition", "--workers", "2", "--stragglers", "1"], "fixed:0.03:1", "float32"),
     (["--scheme", "cyclic_repetition", "--workers", "3", "--stragglers", "1"], "exponential:0.002:0.001", "float64"),
     (["--scheme", "polynomial", "--workers", "5", "--stragglers", "1", "--reduction", "2"], "fixed:0.02:1", "float32"),
-    (["--scheme", "grouped", "--workers", "8", "--load", "4", "--reduction", "2"], "exponential:0.005", "float64"),
+    (["--scheme", "grouped", "--workers", "6", "--load", "3", "--reduction", "2"], "exponential:0.005", "float64"),
     (["--scheme", "grouped", "--workers", "7", "--load", "4", "--reduction", "2", "--uneven"], "none", "float32"),
 ]
 
@@ -137,7 +139,7 @@ def test_a_job_of_the_wrong_size_is_refused(train: Train) -> None:
 
 def test_a_stopped_worker_holds_nobody_back_and_goes_on_with_the_newest_model(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start("--scheme", "fractional_repetition", "--workers", "4", "--stragglers", "1", "--iterations", "300",
+    process = start("--scheme", "fractional_repetition", "--workers", "4", "--stragglers", "1", "--iterations", "150",
                     "--delay", "exponential:0.02")  # fmt: skip
     try:
         wait_for(lambda: progress(folder) >= 5, LIMIT)
@@ -218,10 +220,10 @@ def test_a_killed_launcher_takes_its_job_along(start: Start, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_no_process(number: signal.Signals, start: Start, tmp_path: Path) -> None:
-    process = start("--scheme", "uncoded", "--workers", "3", "--iterations", "100000", "--delay", "fixed:0.05:1")
+    process = start("--scheme", "uncoded", "--workers", "1", "--iterations", "100000", "--delay", "fixed:0.05:1")
     wait_for(lambda: progress(tmp_path / "run") >= 3, LIMIT)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 5  # mpirun, the master and three workers
+    assert len(family) >= 3  # mpirun, the master and the worker
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 128 + number
@@ -252,8 +254,8 @@ def test_an_exception_in_one_rank_ends_all(
     monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
     program = tmp_path / "failing.py"
     program.write_text(FAILING.format(rank=rank, where=where))
-    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", "4", sys.executable, str(program)]
-    command += ["train", "--scheme", "uncoded", "--workers", "3", "--rows", "1500", "--seed", str(SEED)]
+    command = [find_mpirun(), "--oversubscribe", "--bind-to", "none", "-n", "3", sys.executable, str(program)]
+    command += ["train", "--scheme", "uncoded", "--workers", "2", "--rows", "1500", "--seed", str(SEED)]
     command += ["--run", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
@@ -263,9 +265,31 @@ def test_an_exception_in_one_rank_ends_all(
 # Other models ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "model", ["mlp", pytest.param("softmax", marks=pytest.mark.soak), pytest.param("cnn", marks=pytest.mark.soak)]
-)
+def test_a_coded_pytorch_model_is_as_good_as_that_of_one_process(train: Train) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    try:
+        images.prepare("digits", ROWS, SEED)
+    except DataError as error:
+        pytest.skip(str(error))
+    run = train("--model", "mlp", "--scheme", "grouped", "--workers", "3", "--load", "3", "--reduction", "2",
+                "--iterations", "40", "--delay", "fixed:0.02:1")  # fmt: skip
+    assert run.status == 0, run.errors
+    assert run.summary["test_accuracy"] > 0.75  # chance is 0.1
+    config = TrainConfig(**read_run(run.folder).config)
+    problem = problems.attach(config)
+    parts = [problem.load_train(number, 3) for number in range(3)]
+    sampler = Sampler(SEED, 3, config.batch)
+    single = train_single(problem.model, parts, problem.make_optimizer(), 40, problem.l2, sampler=sampler)
+    # The same steps but for roundings, which may turn a few of the 1,000 test images that lie between two classes.
+    score = problem.model.evaluate(single, problem.load_test())["accuracy"]
+    assert abs(run.summary["test_accuracy"] - score) <= 0.005
+    assert 2 in {len(row["survivors"].split()) for row in run.table("iterations.csv")}
+    (size,) = {int(row["bytes"]) for row in run.table("arrivals.csv") if row["outcome"] == "used"}
+    assert size < 0.51 * single.nbytes  # half as long as the gradient
+
+
+# PyTorch's import takes 2.5 s of every rank.
+@pytest.mark.parametrize("model", ["softmax", *(pytest.param(name, marks=pytest.mark.soak) for name in ("mlp", "cnn"))])
 def test_images_train_coded_and_uncoded_to_the_same_accuracy(model: str, tmp_path: Path) -> None:
     """Over MPI, with stragglers where the code lets them straggle, by the command that a user types."""
     if model != "softmax":

@@ -45,7 +45,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stale in [*ROOT.glob("build/lib*"), *ROOT.glob("build/bdist*")]:  # a module that is gone would come along
         shutil.rmtree(stale)
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", folder / "built"]
-    run(sys.executable, "-m", "pip", "wheel", ROOT, *options)
+    # Without the calls of fastgc.jax: jaxlib's headers are not those of the set-up, so all would be compiled again.
+    run(sys.executable, "-m", "pip", "wheel", ROOT, *options, FASTGC_WITH_JAX="0")
     (built,) = (folder / "built").glob("*.whl")
     run(sys.executable, "-m", "auditwheel", "repair", built, "--wheel-dir", folder / "repaired", PATH=PATH)
     (repaired,) = (folder / "repaired").glob("*.whl")
@@ -104,7 +105,7 @@ print(fastgc.kernels.backends(), fastgc.__file__)
 def test_the_core_s_tests_pass_in_it(environment: Environment) -> None:
     """A few of them; `make test-wheel` runs all, in an environment that is made from the package index."""
     environment.lend(["pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py", "ml_dtypes", "scipy"])
-    result = environment.tests("tests/fastgc/test_native.py", "tests/fastgc/test_streaming.py")
+    result = environment.tests("tests/fastgc/test_native.py", "tests/fastgc/test_parts.py")
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout
 

@@ -34,16 +34,21 @@ def padded_blocks(gradient, m):
     return full.reshape(m, block)
 
 
-def check_encode(variant, c, g, before, accumulate, threads, dtype):
+def encoded(c, g, dtype):
+    """The exact message, and the sum of its terms' magnitudes."""
+    rounded = c.astype(dtype).astype(np.longdouble)
+    blocks = [padded_blocks(row, c.shape[1]) for row in g]
+    return tuple(sum(of(r) @ of(b) for r, b in zip(rounded, blocks, strict=True)) for of in (np.positive, np.abs))
+
+
+def check_encode(variant, c, g, wanted, before, accumulate, threads, dtype):
+    """Run one case, of which `wanted` is `encoded`."""
     (d, m), length = c.shape, len(g[0])
     block = -(-length // m)
     out, buffer = guarded_vector(block, dtype, before if accumulate else np.nan)
     assert variant.encode(c, g, out, accumulate=accumulate, threads=threads) is out
     assert guards_hold(buffer), (variant.name, d, m, length)
-    rounded = c.astype(dtype).astype(np.longdouble)
-    blocks = [padded_blocks(row, m) for row in g]
-    exact = sum(rounded[j] @ blocks[j] for j in range(d))
-    magnitude = sum(np.abs(rounded[j]) @ np.abs(blocks[j]) for j in range(d))
+    exact, magnitude = wanted
     if accumulate:
         exact, magnitude = exact + before, magnitude + np.abs(before)
     roundings = d * m * (1 if variant.fused else 2)
@@ -60,8 +65,9 @@ def test_encode(m, dtype):
             c = rng.standard_normal((d, m))
             g = rng.standard_normal((d, length)).astype(dtype)
             before = rng.standard_normal(-(-length // m)).astype(dtype)
+            wanted = encoded(c, g, dtype)
             for accumulate in (False, True):
-                results = [check_encode(v, c, g, before, accumulate, 1, dtype) for v in VARIANTS]
+                results = [check_encode(v, c, g, wanted, before, accumulate, 1, dtype) for v in VARIANTS]
                 fused = [r for r, v in zip(results, VARIANTS, strict=True) if v.fused]
                 assert all(same_bits(fused[0], other) for other in fused)
         ours = reference.encode(c.astype(dtype), g.astype(np.longdouble))
@@ -98,18 +104,25 @@ def streamed(variant, weights, messages, length, lo, hi):
     return variant.lincomb([[1, 1]], [left, right])[0]
 
 
-def check_decode(variant, weights, messages, length, threads, dtype):
-    m = len(weights[0])
-    out, buffer = guarded_vector(length, dtype)
-    assert variant.decode(weights, messages, length, out, threads=threads) is out
-    case = (variant.name, [w.shape for w in weights], length)
-    assert guards_hold(buffer), case
+def decoded(weights, messages, length, dtype):
+    """The exact sum over groups, and that of its terms' magnitudes."""
     exact = magnitude = 0
     for w, x in zip(weights, messages, strict=True):
         rounded = w.astype(dtype).astype(np.longdouble)
         wide = x.astype(np.longdouble)
         exact = exact + (rounded @ wide).reshape(-1)[:length]
         magnitude = magnitude + (np.abs(rounded) @ np.abs(wide)).reshape(-1)[:length]
+    return exact, magnitude
+
+
+def check_decode(variant, weights, messages, wanted, length, threads, dtype):
+    """Run one case, of which `wanted` is `decoded`."""
+    m = len(weights[0])
+    out, buffer = guarded_vector(length, dtype)
+    assert variant.decode(weights, messages, length, out, threads=threads) is out
+    case = (variant.name, [w.shape for w in weights], length)
+    assert guards_hold(buffer), case
+    exact, magnitude = wanted
     depth = (len(weights) - 1).bit_length()
     roundings = max(len(x) for x in messages) * (1 if variant.fused else 2) + depth
     assert (np.abs(out - exact) <= gamma(roundings, dtype) * magnitude).all(), case
@@ -123,7 +136,8 @@ def test_decode(m, dtype):
     rng = np.random.default_rng(m)
     for length in range(1, 71):
         groups = random_groups(rng, [m, m + 1, 1][: 1 + length % 3], m, length, dtype)
-        results = [check_decode(v, *groups, length, 1, dtype) for v in VARIANTS]
+        wanted = decoded(*groups, length, dtype)
+        results = [check_decode(v, *groups, wanted, length, 1, dtype) for v in VARIANTS]
         fused = [r for r, v in zip(results, VARIANTS, strict=True) if v.fused]
         assert all(same_bits(fused[0], other) for other in fused)
         ours = reference.decode(
@@ -138,7 +152,8 @@ def test_decode_adds_groups_by_the_tree(count, dtype):
     rng = np.random.default_rng(count)
     for m, length in [(1, 5), (2, 1001), (3, 100), (9, 1000)]:
         groups = random_groups(rng, [1 + g % 4 for g in range(count)], m, length, dtype)
-        results = [check_decode(v, *groups, length, None, dtype) for v in VARIANTS]
+        wanted = decoded(*groups, length, dtype)
+        results = [check_decode(v, *groups, wanted, length, None, dtype) for v in VARIANTS]
         fused = [r for r, v in zip(results, VARIANTS, strict=True) if v.fused]
         assert all(same_bits(fused[0], other) for other in fused)
 
@@ -150,11 +165,13 @@ def test_threads_and_chunks_change_no_bit(variant, dtype, monkeypatch):
     rng = np.random.default_rng(8)
     for counts, m, length in [([3, 2, 4, 2, 3], 2, 700_001), ([6], 3, 400_000), ([2] * 7, 4, 500_007)]:
         weights, messages = random_groups(rng, counts, m, length, dtype)
-        one, two = (check_decode(variant, weights, messages, length, n, dtype) for n in (1, 2))
+        wanted = decoded(weights, messages, length, dtype)
+        one, two = (check_decode(variant, weights, messages, wanted, length, n, dtype) for n in (1, 2))
         assert same_bits(one, two)
     c = rng.standard_normal((3, 4))
     g = rng.standard_normal((3, 1_000_003)).astype(dtype)
-    one, two = (check_encode(variant, c, g, None, False, n, dtype) for n in (1, 2))
+    wanted = encoded(c, g, dtype)
+    one, two = (check_encode(variant, c, g, wanted, None, False, n, dtype) for n in (1, 2))
     assert same_bits(one, two)
 
 

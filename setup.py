@@ -30,7 +30,7 @@ def files(pattern: str) -> list[str]:
 
 
 BINDINGS = ["csrc/bindings.cpp"]  # Python's
-C_INTERFACE = ["csrc/fastgc.cpp"]
+C_INTERFACE = files("csrc/fastgc*.cpp")
 XLA_CALLS = ["csrc/xla.cpp", "csrc/xla_cuda.cpp"]
 KERNELS = sorted({*files("csrc/*.cpp")} - {*BINDINGS, *C_INTERFACE, *XLA_CALLS})
 DEPENDS = [*files("csrc/*.h*"), *files("csrc/cuda/*"), *files("csrc/config/*"), "csrc/fastgc.map"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import limits
+from bench.compiled import compiler
 
 MISLEADING = (
     # They make OpenBLAS take another kernel, or block for another cache, than it would choose by itself.
@@ -79,7 +80,7 @@ def header(options: dict[str, Any]) -> dict[str, Any]:
     return {
         **machine(),
         "caches": _caches(),
-        "compiler": _output(*limits.compiler(), "--version"),
+        "compiler": _output(*compiler(), "--version"),
         "fastgc": _kernels(),
         "limits_vector_bytes": limits.vector_bytes(),
         "options": options,

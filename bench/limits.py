@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
-import os
-import shlex
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,29 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.compiled import compiled
+
 SOURCE = Path(__file__).with_name("limits.cpp")
-CACHE = SOURCE.parent.parent / "build" / "bench"
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-Wno-psabi", "-fPIC", "-shared", "-pthread")
-
 Array = npt.NDArray[Any]
-
-
-def compiler() -> list[str]:
-    """The command of the C++ compiler: ``CXX``, or ``c++``."""
-    return shlex.split(os.environ.get("CXX", "c++"))
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    command = [*compiler(), *FLAGS]
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
-    target = CACHE / f"limits-{key}.so"
-    if not target.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, str(SOURCE), "-o", str(partial)], check=True)
-        partial.replace(target)  # at once: another process may be building the same file
-    library = ctypes.CDLL(str(target))
+    library = compiled(SOURCE, "-ffp-contract=fast")
     size, pointer = ctypes.c_ssize_t, ctypes.c_void_p
     library.fastgc_bench_stream.restype = ctypes.c_double
     library.fastgc_bench_stream.argtypes = [

@@ -1,80 +1,23 @@
 // The C interface: check the arguments once, call the core, turn exceptions into codes.
-#define FASTGC_BUILDING
-#include "fastgc.h"
-
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <limits>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
 
-#include "arguments.h"
-#include "core.h"
-#include "rank.h"
+#include "c_interface.h"
 #include "threads.h"
 
 namespace {
 
 using fastgc::Element;
 using fastgc::Index;
+using namespace fastgc::c;
 
 // Room of a fixed size, so that saying that memory is short needs none.
 thread_local char message[512] = "";
-
-int failed(int status, const char* text) {
-    std::snprintf(message, sizeof message, "%s", text);
-    return status;
-}
-
-struct NotDecodable : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-template <class Body>
-int guarded(const Body& body) noexcept {
-    try {
-        body();
-        return FASTGC_OK;
-    } catch (const NotDecodable& error) {
-        return failed(FASTGC_NOT_DECODABLE, error.what());
-    } catch (const std::invalid_argument& error) {
-        return failed(FASTGC_INVALID_ARGUMENT, error.what());
-    } catch (const std::bad_alloc&) {
-        return failed(FASTGC_OUT_OF_MEMORY, "out of memory");
-    } catch (const std::exception& error) {
-        return failed(FASTGC_INTERNAL_ERROR, error.what());
-    } catch (...) {
-        return failed(FASTGC_INTERNAL_ERROR, "an unknown exception");
-    }
-}
-
-[[noreturn]] void refuse(const std::string& text) { throw std::invalid_argument(text); }
-
-std::string item(const char* name, Index number) { return std::string(name) + "[" + std::to_string(number) + "]"; }
-
-Index positive(std::int64_t value, const char* name) {
-    if (value < 1 || value > std::numeric_limits<Index>::max() / 64)
-        refuse(std::string(name) + ": expected a positive number, got " + std::to_string(value));
-    return static_cast<Index>(value);
-}
-
-// The size of a matrix, where that is a number.
-Index area(Index rows, Index columns, const char* name) {
-    if (rows > std::numeric_limits<Index>::max() / 64 / columns)
-        refuse(std::string(name) + ": " + std::to_string(rows) + " x " + std::to_string(columns) + " is too large");
-    return rows * columns;
-}
-
-template <class T>
-T* given(T* pointer, const std::string& name) {
-    if (pointer == nullptr) refuse(name + ": is a null pointer");
-    return pointer;
-}
 
 Element element_of(int type, const char* name) {
     switch (type) {
@@ -88,22 +31,6 @@ Element element_of(int type, const char* name) {
             return Element::bf16;
     }
     refuse(std::string(name) + ": expected a fastgc_type, got " + std::to_string(type));
-}
-
-fastgc::Options options(int threads) {
-    if (threads < 0) refuse("threads: expected a positive number, or 0 for no limit, got " + std::to_string(threads));
-    fastgc::Options options;
-    options.kernels = &fastgc::default_kernels();
-    options.threads = threads;
-    return options;
-}
-
-void require_finite(const double* values, Index rows, Index columns, Element element, const std::string& name) {
-    const Index at = fastgc::first_beyond(values, rows * columns, element);
-    if (at < rows * columns)
-        refuse(name + "[" + std::to_string(at / columns) + ", " + std::to_string(at % columns) +
-               "]: expected a number finite in " + name_of(element == Element::f64 ? element : Element::f32) +
-               ", got " + std::to_string(values[at]));
 }
 
 // Coefficients as doubles: the caller's, or a copy of float32 ones.
@@ -224,34 +151,22 @@ void require_patterns(const std::int64_t* patterns, Index batch, Index q, Index 
         }
 }
 
-void require_generator(const double* generator, Index n, Index k) {
-    given(generator, "generator");
-    if (k > n) refuse("k: expected at most n, which is " + std::to_string(n) + ", got " + std::to_string(k));
-    area(n, k, "generator");
-    require_finite(generator, n, k, Element::f64, "generator");
-}
-
-// Weights made by body(weights, suspicious), looked at, and only then handed out.
-template <class Body>
-void weights_of(const double* generator, Index k, const std::int64_t* patterns, Index batch, Index q, Index size,
-                double* result, const Body& body) {
+// Weights that are handed out only when all patterns have theirs.
+void weights_into(double* result, const double* generator, Index k, const std::int64_t* patterns, Index batch, Index q,
+                  const double* target, Index m, int threads) {
     given(result, "weights");
-    std::vector<double> weights(static_cast<std::size_t>(area(batch, size, "weights")));
-    std::vector<unsigned char> suspicious(static_cast<std::size_t>(batch));
-    body(weights.data(), suspicious.data());
-    for (Index b = 0; b < batch; ++b) {
-        if (suspicious[static_cast<std::size_t>(b)] == 0) continue;
-        if (!fastgc::full_rank(generator, k, patterns + b * q, q))
-            throw NotDecodable(item("patterns", b) + ": its rows of the generator do not have rank " +
-                               std::to_string(k));
-        const double* const own = weights.data() + b * size;
-        if (!std::all_of(own, own + size, [](double x) { return std::isfinite(x); }))
-            refuse("generator: entries are so large or small that the weights of " + item("patterns", b) + " overflow");
-    }
+    const auto name = [](Index b) { return item("patterns", b); };
+    const std::vector<double> weights = weights_of(generator, k, patterns, batch, q, target, m, options(threads), name,
+                                                   [&](Index b) { not_decodable(name(b), k); });
     std::copy(weights.begin(), weights.end(), result);
 }
 
 }  // namespace
+
+int fastgc::c::failed(int status, const char* text) {
+    std::snprintf(message, sizeof message, "%s", text);
+    return status;
+}
 
 int fastgc_abi_version() { return FASTGC_ABI_VERSION; }
 
@@ -358,11 +273,7 @@ int fastgc_decoding_weights(const double* generator, int64_t n, int64_t k, const
         const Index rows = positive(n, "n"), size = positive(k, "k"), count = positive(batch, "batch");
         require_generator(generator, rows, size);
         require_patterns(patterns, count, size, rows);
-        const fastgc::Options how = options(threads);
-        weights_of(generator, size, patterns, count, size, size * size, weights,
-                   [&](double* result, unsigned char* suspicious) {
-                       fastgc::decoding_weights(generator, size, patterns, count, result, suspicious, how);
-                   });
+        weights_into(weights, generator, size, patterns, count, size, nullptr, size, threads);
     });
 }
 
@@ -375,23 +286,7 @@ int fastgc_least_norm_weights(const double* generator, int64_t n, int64_t k, con
         if (width < size)
             refuse("q: expected at least k, which is " + std::to_string(size) + ", got " + std::to_string(width));
         require_patterns(patterns, count, width, rows);
-        std::vector<double> identity;
-        if (target == nullptr) {
-            if (targets != size)
-                refuse("m: expected k, which is " + std::to_string(size) + ", without a target, got " +
-                       std::to_string(targets));
-            identity.resize(static_cast<std::size_t>(area(size, size, "target")));
-            for (Index i = 0; i < size; ++i) identity[static_cast<std::size_t>(i * size + i)] = 1;
-        } else {
-            area(targets, size, "target");
-            require_finite(target, targets, size, Element::f64, "target");
-        }
-        const double* const wanted = target == nullptr ? identity.data() : target;
-        const fastgc::Options how = options(threads);
-        weights_of(generator, size, patterns, count, width, area(targets, width, "weights"), weights,
-                   [&](double* result, unsigned char* suspicious) {
-                       fastgc::least_norm_weights(generator, size, patterns, count, width, wanted, targets, result,
-                                                  suspicious, how);
-                   });
+        const std::vector<double> wanted = target_of(target, targets, size);
+        weights_into(weights, generator, size, patterns, count, width, wanted.data(), targets, threads);
     });
 }

@@ -13,6 +13,8 @@
  * coefficients that are not finite, outputs that overlap. That pointers lead to as much memory as is said is the
  * caller's promise.
  *
+ * A master that meets the same survivors again looks their weights up instead: fastgc_patterns, at the end.
+ *
  * Matrices are row-major and without gaps. `threads` is the most that a call may use, and 0 means no limit; it is also
  * limited by OMP_NUM_THREADS and the CPUs that the process may run on, it is one in a child of fork(), and small calls
  * take fewer.
@@ -119,6 +121,42 @@ FASTGC_API int fastgc_decoding_weights(const double* generator, int64_t n, int64
 FASTGC_API int fastgc_least_norm_weights(const double* generator, int64_t n, int64_t k, const int64_t* patterns,
                                          int64_t batch, int64_t q, const double* target, int64_t m, double* weights,
                                          int threads);
+
+/* A cache of weights by survivor pattern, for a generator and a target as in fastgc_least_norm_weights, of which it has
+ * copies. It holds at most `capacity` patterns; one more drops the least recently used. A pattern of q survivors takes
+ * 8 (m q + n / 64) bytes, rounded up, and some 70 more.
+ *
+ * Survivors are a bit mask of (n + 63) / 64 words: row i of the generator is bit i % 64, counted from the lowest, of
+ * word i / 64. Bits of the last word beyond row n - 1 are 0. */
+typedef struct fastgc_patterns fastgc_patterns;
+
+/* Sets *patterns to a new cache, which holds nothing. */
+FASTGC_API int fastgc_patterns_create(const double* generator, int64_t n, int64_t k, const double* target, int64_t m,
+                                      int64_t capacity, fastgc_patterns** patterns);
+
+/* Frees a cache that no other thread is using; a null pointer is none. */
+FASTGC_API void fastgc_patterns_destroy(fastgc_patterns* patterns);
+
+/* weights (m x q) of the q survivors, columns in increasing order: a copy, which stays as it is whatever the cache
+ * drops later. Found and kept, if they are not held. The bits are those of fastgc_least_norm_weights, or of
+ * fastgc_decoding_weights where q = k and no target was given. FASTGC_NOT_DECODABLE if the survivors' rows do not have
+ * rank k, also where they are fewer than k. */
+FASTGC_API int fastgc_patterns_weights(fastgc_patterns* patterns, const uint64_t* survivors, int64_t q,
+                                       double* weights);
+
+/* Finds the weights of `count` sets of survivors ahead of need: their masks one after the other, at most `capacity` of
+ * them, of any sizes. They become the most recently used, in this order. FASTGC_NOT_DECODABLE if one of them is not,
+ * and then none is added. */
+FASTGC_API int fastgc_patterns_precompute(fastgc_patterns* patterns, const uint64_t* survivors, int64_t count,
+                                          int threads);
+
+/* The same for all sets of q survivors, at most `capacity` of them. Those that do not have rank k are passed over. */
+FASTGC_API int fastgc_patterns_precompute_all(fastgc_patterns* patterns, int64_t q, int threads);
+
+/* Patterns held; calls of fastgc_patterns_weights that found theirs held, and that had to find and keep them. */
+FASTGC_API int64_t fastgc_patterns_size(const fastgc_patterns* patterns);
+FASTGC_API int64_t fastgc_patterns_hits(const fastgc_patterns* patterns);
+FASTGC_API int64_t fastgc_patterns_misses(const fastgc_patterns* patterns);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <type_traits>
 #include <vector>
@@ -92,6 +93,63 @@ inline std::vector<double> decoding_weights(matrix<const double> generator,
                                         weights.data(), 0));
     return weights;
 }
+
+// A cache of weights by survivor pattern, fastgc_patterns, which any number of threads may use at once. A mask is as
+// fastgc.h has it: bit i of a number for up to 64 rows, else of (n + 63) / 64 numbers.
+class patterns {
+  public:
+    // Of the generator's inverses and pseudoinverses, or of weights for a target (m x k).
+    patterns(matrix<const double> generator, std::int64_t capacity) : patterns(generator, {}, capacity) {}
+    patterns(matrix<const double> generator, matrix<const double> target, std::int64_t capacity)
+        : rows_(target.data == nullptr ? generator.columns : target.rows), words_((generator.rows + 63) / 64) {
+        if (target.data != nullptr && target.columns != generator.columns)
+            throw std::invalid_argument("fastgc::patterns: generator and target do not have as many columns");
+        fastgc_patterns* made = nullptr;
+        check(fastgc_patterns_create(generator.data, generator.rows, generator.columns, target.data, rows_, capacity,
+                                     &made));
+        held_.reset(made);
+    }
+
+    // Copies the weights of the survivors, m x (number of survivors), columns in increasing order.
+    void weights(std::uint64_t survivors, matrix<double> result) const {
+        require(words_ == 1);
+        look_up(&survivors, result);
+    }
+    void weights(const std::vector<std::uint64_t>& survivors, matrix<double> result) const {
+        require(static_cast<std::int64_t>(survivors.size()) == words_);
+        look_up(survivors.data(), result);
+    }
+
+    // Finds the weights of many sets of survivors ahead of need: of masks one after the other, or of all of q
+    // survivors.
+    void precompute(const std::vector<std::uint64_t>& masks, int threads = 0) const {
+        require(static_cast<std::int64_t>(masks.size()) % words_ == 0);
+        check(fastgc_patterns_precompute(held_.get(), masks.data(), static_cast<std::int64_t>(masks.size()) / words_,
+                                         threads));
+    }
+    void precompute_all(std::int64_t q, int threads = 0) const {
+        check(fastgc_patterns_precompute_all(held_.get(), q, threads));
+    }
+
+    std::int64_t size() const noexcept { return fastgc_patterns_size(held_.get()); }
+    std::int64_t hits() const noexcept { return fastgc_patterns_hits(held_.get()); }
+    std::int64_t misses() const noexcept { return fastgc_patterns_misses(held_.get()); }
+
+  private:
+    struct destroy {
+        void operator()(fastgc_patterns* held) const noexcept { fastgc_patterns_destroy(held); }
+    };
+    static void require(bool right) {
+        if (!right) throw std::invalid_argument("fastgc::patterns: a mask has (n + 63) / 64 words");
+    }
+    void look_up(const std::uint64_t* survivors, matrix<double> result) const {
+        if (result.rows != rows_) throw std::invalid_argument("fastgc::patterns: weights have m rows");
+        check(fastgc_patterns_weights(held_.get(), survivors, result.columns, result.data));
+    }
+
+    std::int64_t rows_, words_;
+    std::unique_ptr<fastgc_patterns, destroy> held_;
+};
 
 }  // namespace fastgc
 

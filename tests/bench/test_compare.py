@@ -20,6 +20,7 @@ for needed in ("matplotlib", "rich", "threadpoolctl"):
 
 from bench import limits, report
 from bench.cases import Arena, Case, Problem, element_type
+from bench.compiled import compiler
 from bench.contestants import Contestant, NotApplicable, Unavailable, contestants
 from bench.lincomb import measure_case, verified
 from bench.records import OURS, Record, Results, Timing, merge
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 TINY = Effort(seconds=0.001, sample_seconds=1e-5, fewest=7, most=7, settle=0)
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which(limits.compiler()[0]) is None, reason=f"no C++ compiler {limits.compiler()[0]!r} to build the limits"
+    shutil.which(compiler()[0]) is None, reason=f"no C++ compiler {compiler()[0]!r} to build the limits"
 )
 
 

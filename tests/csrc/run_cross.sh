@@ -19,7 +19,7 @@ for target in ${*:-x86_64-macos aarch64-macos x86_64-windows-gnu aarch64-windows
     compiler="$python -m ziglang c++ -target $target"
     compile="$(options "compiling('$platform', $macros)") -Werror"
     jobs=""
-    for source in csrc/core.cpp csrc/fastgc.cpp csrc/kernels*.cpp csrc/rank.cpp csrc/threads.cpp tests/csrc/test_*.cpp
+    for source in csrc/core.cpp csrc/fastgc*.cpp csrc/kernels*.cpp csrc/rank.cpp csrc/threads.cpp tests/csrc/test_*.cpp
     do
         # shellcheck disable=SC2086  # options are words
         $compiler $compile -Icsrc '-DFASTGC_VERSION="0"' -c "$source" -o "$folder/$(basename "$source" .cpp).o" &
@@ -30,14 +30,16 @@ for target in ${*:-x86_64-macos aarch64-macos x86_64-windows-gnu aarch64-windows
     # Of the linker's options zig knows these alone; it links its own libraries statically without being told.
     own=$(options "linking_library('$platform', 'fastgc', '$folder/lib')" | sed 's/ -Wl,-exported_symbol,[^ ]*//')
     # shellcheck disable=SC2086
-    $compiler $shared $core "$folder/rank.o" "$folder/fastgc.o" $own \
+    $compiler $shared $core "$folder/rank.o" "$folder"/fastgc*.o $own \
         -o "$folder/lib/$(options "library('$platform', 'fastgc')")"
     # shellcheck disable=SC2086
     $compiler $core "$folder/test_core.o" -o "$folder/test_core.exe"
+    $compiler "$folder/test_patterns.o" -o "$folder/test_patterns.exe"
     echo "$target: compiled and linked"
     if [ "$target" = x86_64-windows-gnu ] && command -v wine > /dev/null; then
         export WINEPREFIX="$PWD/.cross/wine" WINEDEBUG=-all
         wine wineboot --init > /dev/null 2>&1
         wine "$folder/test_core.exe"
+        wine "$folder/test_patterns.exe"
     fi
 done

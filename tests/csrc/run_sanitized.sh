@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the C++ core with its test under AddressSanitizer and UBSan, and runs it. CXX chooses the compiler; arguments
+# Builds the C++ core with its test under AddressSanitizer and UBSan, and runs it; and the test of the cache of patterns
+# under these and under ThreadSanitizer. CXX chooses the compiler; arguments
 # go to it (for instance -march=x86-64-v3, to see that the build target changes no bit of the fused sets).
 set -eu
 cd "$(dirname "$0")/../.."
@@ -16,7 +17,14 @@ for source in csrc/core.cpp csrc/kernels*.cpp csrc/threads.cpp tests/csrc/test_c
     "${CXX:-g++}" $flags -c "$source" -o ".asan/$(basename "$source" .cpp).o" &
     jobs="$jobs $!"
 done
+for sanitizers in address,undefined thread; do
+    # shellcheck disable=SC2086
+    "${CXX:-g++}" -std=c++17 -O1 -g1 -pthread -Wall -Wextra -Werror -Icsrc $* "-fsanitize=$sanitizers" \
+        -fno-sanitize-recover=all tests/csrc/test_patterns.cpp -o ".asan/test_patterns_$sanitizers" &
+    jobs="$jobs $!"
+done
 for job in $jobs; do wait "$job"; done
 # shellcheck disable=SC2086
 "${CXX:-g++}" -fopenmp $sanitize .asan/*.o -o .asan/test_core
 OMP_NUM_THREADS=3 .asan/test_core
+for test in .asan/test_patterns_*; do "$test"; done

@@ -23,16 +23,19 @@ object() { # its source, and more options
     jobs="$jobs $!"
 }
 for source in csrc/core.cpp csrc/kernels*.cpp csrc/rank.cpp csrc/threads.cpp; do object "$source"; done
-object csrc/fastgc.cpp '-DFASTGC_VERSION="0"'
+for source in csrc/fastgc*.cpp; do object "$source" '-DFASTGC_VERSION="0"'; done
+object tests/csrc/test_patterns.cpp -Icsrc
 object tests/csrc/test_core.cpp -Icsrc -mfma # fma() of mingw's own library rounds twice, and the test expects one
 for job in $jobs; do wait "$job"; done
 
 core=".windows/core.o .windows/kernels*.o .windows/threads.o"
 # shellcheck disable=SC2046,SC2086
-$target-g++ -shared $core .windows/rank.o .windows/fastgc.o -o .windows/lib/fastgc.dll \
+$target-g++ -shared $core .windows/rank.o .windows/fastgc*.o -o .windows/lib/fastgc.dll \
     $link $(options "linking_library('win32', 'fastgc', '.windows/lib')")
 # shellcheck disable=SC2086
 $target-g++ $core .windows/test_core.o -o .windows/test_core.exe $link
+# shellcheck disable=SC2086
+$target-g++ .windows/test_patterns.o -o .windows/test_patterns.exe $link
 strict="-Wall -Wextra -pedantic -Werror -I.windows/include"
 # shellcheck disable=SC2086
 $target-gcc -std=c99 $strict docs/examples/round_trip.c -o .windows/lib/c.exe -L.windows/lib -lfastgc
@@ -52,3 +55,4 @@ for isa in "" portable; do
     [ -z "${PYTHON:-}" ] || "$PYTHON" docs/examples/round_trip_numpy.py | cmp - .windows/c.txt
 done
 OMP_NUM_THREADS=3 wine .windows/test_core.exe
+wine .windows/test_patterns.exe

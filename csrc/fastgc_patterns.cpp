@@ -53,7 +53,8 @@ struct fastgc_patterns {
         return weights_of(generator.data(), k, patterns.data(), batch, q, wanted, m, how, name, singular);
     }
 
-    // Of those that do not have rank k the first is refused, or all are passed over.
+    // Finds what is not held of these masks. Of those that do not have rank k the first is refused, or all are passed
+    // over.
     void precompute(const std::uint64_t* masks, Index all, const fastgc::Options& how, bool pass_over);
 
     const Index n, k, m;
@@ -62,42 +63,30 @@ struct fastgc_patterns {
     fastgc::PatternCache cache;
 };
 
-void fastgc_patterns::precompute(const std::uint64_t* masks, Index all, const fastgc::Options& how, bool pass_over) {
-    // Patterns solved at once. With 3 MB of weights, for k = 10, they are copied out of a cache: 0.7 of the time of
-    // four times as many.
-    constexpr std::size_t kBatch = 4096;
-    const auto name = [](Index i) { return item("survivors", i); };
-    std::map<Index, std::vector<Index>> wanted;  // the numbers of masks that are not held, by how many survive
-    for (Index i = 0; i < all; ++i) {
-        const std::uint64_t* const mask = masks + i * cache.words();
-        const Index q = count(mask, [&] { return name(i); });
-        if (!cache.holds(mask)) wanted[q].push_back(i);
-    }
-    std::vector<fastgc::PatternCache::Block> found(static_cast<std::size_t>(all));
-    for (const auto& [q, numbers] : wanted)
-        for (std::size_t first = 0; first < numbers.size(); first += kBatch) {
-            const std::size_t batch = std::min(kBatch, numbers.size() - first);
-            const auto number = [&](std::size_t b) { return numbers[first + b]; };
-            const auto number_of = [&](Index b) { return number(static_cast<std::size_t>(b)); };
-            std::vector<std::int64_t> patterns(batch * static_cast<std::size_t>(q));
-            std::int64_t* to = patterns.data();
-            for (std::size_t b = 0; b < batch; ++b) to = write_rows(masks + number(b) * cache.words(), to);
-            std::vector<bool> singular(batch);
-            const std::vector<double> weights = this->weights(
-                patterns, q, how, [&](Index b) { return name(number_of(b)); },
-                [&](Index b) {
-                    if (!pass_over) not_decodable(name(number_of(b)), k);
-                    singular[static_cast<std::size_t>(b)] = true;
-                });
-            const double* own = weights.data();
-            for (std::size_t b = 0; b < batch; ++b, own += m * q)
-                if (!singular[b])
-                    found[static_cast<std::size_t>(number(b))] = cache.block(masks + number(b) * cache.words(), q, own);
-        }
-    cache.add(masks, all, found);
-}
-
 namespace {
+
+using Blocks = std::vector<fastgc::PatternCache::Block>;  // by the number of the mask
+
+std::string name_of_mask(Index number) { return item("survivors", number); }
+
+// Finds the blocks of masks with q survivors each, given by their numbers.
+void find(const fastgc_patterns& patterns, const std::uint64_t* masks, const Index* numbers, std::size_t count, Index q,
+          const fastgc::Options& how, bool pass_over, Blocks& blocks) {
+    std::vector<std::int64_t> rows(count * static_cast<std::size_t>(q));
+    std::int64_t* to = rows.data();
+    const auto mask = [&](std::size_t b) { return masks + numbers[b] * patterns.cache.words(); };
+    for (std::size_t b = 0; b < count; ++b) to = patterns.write_rows(mask(b), to);
+    std::vector<bool> singular(count);
+    const std::vector<double> weights = patterns.weights(
+        rows, q, how, [&](Index b) { return name_of_mask(numbers[b]); },
+        [&](Index b) {
+            if (!pass_over) not_decodable(name_of_mask(numbers[b]), patterns.k);
+            singular[static_cast<std::size_t>(b)] = true;
+        });
+    const double* own = weights.data();
+    for (std::size_t b = 0; b < count; ++b, own += patterns.m * q)
+        if (!singular[b]) blocks[static_cast<std::size_t>(numbers[b])] = patterns.cache.block(mask(b), q, own);
+}
 
 // Whether there are more sets of q among n than `most`.
 bool more_sets(Index n, Index q, Index most) {
@@ -126,6 +115,24 @@ std::vector<std::uint64_t> all_masks(Index n, Index q, Index words) {
 }
 
 }  // namespace
+
+void fastgc_patterns::precompute(const std::uint64_t* masks, Index all, const fastgc::Options& how, bool pass_over) {
+    std::map<Index, std::vector<Index>> missing;  // the numbers of masks that are not held, by how many survive
+    for (Index i = 0; i < all; ++i) {
+        const std::uint64_t* const mask = masks + i * cache.words();
+        const Index q = count(mask, [=] { return name_of_mask(i); });
+        if (!cache.holds(mask)) missing[q].push_back(i);
+    }
+    // Patterns solved at once. With 3 MB of weights, for k = 10, they are copied out of a cache: 0.7 of the time of
+    // four times as many.
+    constexpr std::size_t kBatch = 4096;
+    Blocks blocks(static_cast<std::size_t>(all));
+    for (const auto& [q, numbers] : missing)
+        for (std::size_t first = 0; first < numbers.size(); first += kBatch)
+            find(*this, masks, numbers.data() + first, std::min(kBatch, numbers.size() - first), q, how, pass_over,
+                 blocks);
+    cache.add(masks, all, blocks);
+}
 
 int fastgc_patterns_create(const double* generator, int64_t n, int64_t k, const double* target, int64_t m,
                            int64_t capacity, fastgc_patterns** patterns) {

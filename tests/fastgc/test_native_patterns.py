@@ -374,16 +374,18 @@ def test_no_cache_has_no_counts_and_is_destroyed(library: ctypes.CDLL) -> None:
 
 
 def test_memory_is_given_back(library: ctypes.CDLL) -> None:
-    """Patterns that are dropped, refused and destroyed: some 100 MB if they were kept."""
+    """Of patterns that come twice, 0.8 MB a round; that are dropped, 1.9; and that are destroyed, 1.9."""
     psutil = pytest.importorskip("psutil")
     code = codes.gaussian(14, 7, seed=10)
     resident = []
-    for _ in range(25):
-        cache = Patterns(library, code.generator, 2000)
-        assert cache.precompute([tuple(range(7))] * 2000) == OK  # 2000 times the same: one is kept
-        for q in (12, 11, 13):
+    for _ in range(12):
+        cache = Patterns(library, code.generator, 4000)
+        assert cache.precompute([range(7)] * 2000) == OK
+        assert cache.counts()[0] == 1
+        for q in (7, 8, 9):
             assert cache.precompute_all(q) == OK
+        assert cache.counts()[0] == 4000
         del cache
         gc.collect()
         resident.append(psutil.Process().memory_info().rss)
-    assert resident[-1] - resident[4] < 20e6
+    assert resident[-1] - resident[1] < 5e6

@@ -127,7 +127,9 @@ FASTGC_API int fastgc_least_norm_weights(const double* generator, int64_t n, int
  * 8 (m q + n / 64) bytes, rounded up, and some 70 more.
  *
  * Survivors are a bit mask of (n + 63) / 64 words: row i of the generator is bit i % 64, counted from the lowest, of
- * word i / 64. Bits of the last word beyond row n - 1 are 0. */
+ * word i / 64. Bits of the last word beyond row n - 1 are 0.
+ *
+ * It has a lock: a child of fork() may use it only if no thread of its parent was using it then. */
 typedef struct fastgc_patterns fastgc_patterns;
 
 /* Sets *patterns to a new cache, which holds nothing. */

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,8 @@ from mpi_runner.randomness import share
 from mpi_runner.resuming import begin, where_left
 
 __all__ = ["ArrayData", "Data", "Result", "TrainingError", "train"]
+
+TAG = 11  # of what the master says last
 
 
 class Data(Protocol):
@@ -243,9 +246,37 @@ def _run(config: TrainConfig, scheme: GradientCode, problem: Problem, resume: bo
         comm.Abort(EXIT_FAILED)
         raise
     if ending is None:
+        atexit.register(_end_together, None)
         return None
+    atexit.register(_end_together, ending.figures["lost_workers"])
     if not ending.all_end:  # once the script is through
         atexit.register(comm.Abort, 0)
     if ending.reason is not None:
         raise TrainingError(ending.reason)
     return Result(ending.model, ending.figures)
+
+
+def _end_together(lost: Collection[int] | None) -> None:
+    """Once this rank's script is through: leave MPI, or, where a worker was lost, end without.
+
+    MPI_Finalize sometimes waits for a rank that has died, for ever. Which were lost the master knows, and tells the
+    others at its own end.
+    """
+    from mpi4py import MPI
+
+    from mpi_runner.transport import Poller, wait
+
+    comm, poller, some_lost = MPI.COMM_WORLD, Poller(), bytearray(1)
+    try:
+        if lost is None:
+            wait(comm.Irecv(some_lost, source=0, tag=TAG), poller)
+        else:
+            some_lost[0] = bool(lost)
+            for worker in set(range(comm.Get_size() - 1)) - set(lost):
+                wait(comm.Isend(some_lost, dest=worker + 1, tag=TAG), poller)
+    except MPI.Exception:  # one has died since
+        some_lost[0] = True
+    if some_lost[0]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(hasattr(sys, "last_value")))  # 1 after an exception that nobody has caught

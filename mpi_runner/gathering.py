@@ -92,6 +92,11 @@ class Gathering:
         self.contradiction = None
         self._end = time.perf_counter() + (inf if self._deadline is None else self._deadline.seconds())
 
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return max(0.0, self._end - time.perf_counter())
+
     def note(self, seconds: float) -> None:
         """A worker has answered after so long."""
         if self._deadline is not None:

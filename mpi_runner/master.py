@@ -22,6 +22,7 @@ from mpi4py import MPI
 from fastgc import GradientCode
 from mpi_runner import processes, wire
 from mpi_runner.adaptive import Answer, ReductionPolicy, Switch
+from mpi_runner.bells import Bells
 from mpi_runner.faults import CannotDecode, HangDeadline, Loss
 from mpi_runner.gathering import Gathering, Taken
 from mpi_runner.optimizers import Optimizer, mean_gradient
@@ -70,6 +71,8 @@ class Master:
         Whether the workers' model gives losses; without, the recorded ones are NaN.
     policy : ReductionPolicy, optional
         Chooses the reduction; by default it is the scheme's own.
+    bells : Bells, optional
+        That the ranks wake each other by.
     """
 
     def __init__(
@@ -87,13 +90,14 @@ class Master:
         interrupted: Callable[[], int | None],
         with_loss: bool = True,
         policy: ReductionPolicy | None = None,
+        bells: Bells | None = None,
     ) -> None:
         self._scheme = scheme
         self._wire = layout
         self._optimizer = optimizer
         self._l2 = l2
         self._records = records
-        self._poller = poller
+        self._poller = poller if bells is None else Poller(bell=bells)
         self._identities = identities
         self._interrupted = interrupted
         self._with_loss = with_loss
@@ -103,7 +107,7 @@ class Master:
         if layout.codec.name != parameters.dtype.name:
             longest, messages = layout.message_length(min(scheme.reductions)), scheme.workers * layout.parts
             self._widened = [np.empty(longest, parameters.dtype) for _ in range(messages)]
-        self._peers = Peers(comm, layout, scheme.workers, deadline)
+        self._peers = Peers(comm, layout, scheme.workers, deadline, bells)
         self._overflowed: list[int] = []
         self._used: Sequence[int] = ()  # whose messages were used in the iteration before
         self._seconds = array("d")
@@ -314,7 +318,7 @@ class Master:
                     self._begin_anew(iteration, self._retreat)
                 if not self._take(iteration):
                     self._attend(iteration)
-                    self._poller.pause()
+                    self._poller.pause(self._gathering.seconds_left)
             ready = time.perf_counter()
             taken = self._gathering.take()
             if taken is not None:

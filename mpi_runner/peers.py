@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from mpi_runner import wire
+from mpi_runner.bells import Bells
 from mpi_runner.faults import HangDeadline, Loss
 from mpi_runner.transport import Poller
 from mpi_runner.wire import BadMessage, Header, Wire
@@ -44,10 +45,15 @@ class Peers:
     workers : int
     deadline : HangDeadline
         For answers to models.
+    bells : Bells, optional
+        That workers are woken by.
     """
 
-    def __init__(self, comm: MPI.Intracomm, layout: Wire, workers: int, deadline: HangDeadline) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, layout: Wire, workers: int, deadline: HangDeadline, bells: Bells | None = None
+    ) -> None:
         self._comm = comm
+        self._bells = bells
         self._wire = layout
         self._deadline = HangDeadline()  # loading data has nothing to do with how long an iteration takes
         self._deadline_of_answers = deadline
@@ -267,12 +273,17 @@ class Peers:
         if self._wire.feedback:
             self._wire.mark_used(self._model.buffer, used)
         self._wire.seal(self._model.buffer, wire.MODEL, iteration, reduction=reduction)
-        for worker, state in enumerate(self._state):
-            if state == IDLE:
-                self.send_newest(worker)
+        idle = [worker for worker, state in enumerate(self._state) if state == IDLE]
+        for worker in idle:
+            self._send_newest(worker)
+        self._wake(idle)  # not before all is sent: who wakes may take this core
 
     def send_newest(self, worker: int) -> None:
         """Send the newest model to a worker that owes nothing."""
+        self._send_newest(worker)
+        self._wake([worker])
+
+    def _send_newest(self, worker: int) -> None:
         self._state[worker] = BUSY
         self._given[worker] = self._iteration
         self._coded[worker] = self._reduction
@@ -281,6 +292,11 @@ class Peers:
         self.bytes_sent += self._model.buffer.nbytes
         self.models_sent += 1
         self._model.send(self._comm, worker, wire.TAG_MODEL)
+
+    def _wake(self, workers: Collection[int]) -> None:
+        if self._bells is not None:
+            for worker in workers:
+                self._bells.ring(worker + 1)
 
     def conclude(self) -> None:
         """End an iteration: inboxes are free again, and who still works on it is told that it is over."""
@@ -310,7 +326,9 @@ class Peers:
         self._stopping = True
         self.free()  # in the middle of an iteration
         # A worker that was given up as hung may still hear it, and end by itself.
-        self._notify(wire.STOP, list(range(len(self._state))))
+        workers = list(range(len(self._state)))
+        self._notify(wire.STOP, workers)
+        self._wake(workers)
         end = time.perf_counter() + STOP_SECONDS
         poller.restart()
         while any(state in (BUSY, IDLE, MUTE) for state in self._state) and time.perf_counter() < end:

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from fastgc import GradientCode
 from mpi_runner import checkpoint, delays, problems, wire
 from mpi_runner.adaptive import ReductionPolicy
 from mpi_runner.agreement import DisagreementError, disagreement
+from mpi_runner.bells import Bells, hang
 from mpi_runner.cache import DataError
 from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import TrainConfig, UsageError, build_scheme, check_settings, measures_speeds
@@ -187,11 +188,13 @@ def take_part(
         config.error_feedback,
         config.parts,
     )
-    if number < 0:
-        return _lead(comm, config, scheme, layout, problem, poller, resumed, quiet, speeds)
-    gather_identities(comm, poller)
-    delay = delays.parse(config.delay)
-    Worker(comm, scheme, layout, problem.model, partitions, delay, config.seed, sampler, poller).run()
+    bells = None if config.poll == "spin" else hang(comm, layout.sizes[wire.MODEL], poller)
+    with nullcontext() if bells is None else closing(bells):
+        if number < 0:
+            return _lead(comm, config, scheme, layout, problem, poller, bells, resumed, quiet, speeds)
+        gather_identities(comm, poller)
+        delay = delays.parse(config.delay)
+        Worker(comm, scheme, layout, problem.model, partitions, delay, config.seed, sampler, poller, bells).run()
     return None
 
 
@@ -236,6 +239,7 @@ def _lead(
     layout: Wire,
     problem: Problem,
     poller: Poller,
+    bells: Bells | None,
     resumed: Checkpoint | None,
     quiet: bool,
     speeds: list[float] | None,
@@ -294,7 +298,7 @@ def _lead(
                 policy.restore(resumed.policy)
         master = Master(
             comm, scheme, layout, optimizer, problem.l2, records, poller, identities[1:], deadline, gathering,
-            interrupted, has_loss(model), policy,
+            interrupted, has_loss(model), policy, bells,
         )  # fmt: skip
         recorded = None
         if config.survivors_from:

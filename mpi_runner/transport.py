@@ -6,7 +6,8 @@ import io
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from math import inf
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,29 +20,45 @@ from mpi_runner.processes import Identity, own_identity
 _HOST_BYTES = 256
 _IDENTITY = np.dtype([("host", f"S{_HOST_BYTES}"), ("pid", "<i8"), ("started", "<f8")])
 SHORTEST, LONGEST = 20e-6, 1e-3  # seconds of sleep between two looks
+UNRUNG = 20e-3  # the same, where a bell wakes
 SHARE = 0.1  # of the time already waited: what sleeping may add to a wait
+
+
+class Bell(Protocol):
+    """What wakes a sleeping rank."""
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until it is rung, at most so long; whether it was."""
 
 
 class Poller:
     """Looks again and again until something is there, sleeping in between for a share of the time already waited.
 
     Open MPI's own waits spin: an idle rank would take a whole core. Between two looks this sleeps a tenth of the time
-    waited so far, from 20 µs up to 1 ms; with ``spin=True``, for ranks with cores of their own, not at all.
+    waited so far, from 20 µs up to 1 ms; with ``spin=True``, for ranks with cores of their own, not at all; with a
+    `bell`, for what is announced by ringing it, until that is rung, and 20 ms at most.
     """
 
-    def __init__(self, spin: bool = False) -> None:
+    def __init__(self, spin: bool = False, bell: Bell | None = None) -> None:
         self._spin = spin
+        self._bell = bell
         self._since = time.perf_counter()
 
     def restart(self) -> None:
         """Something came: look often again."""
         self._since = time.perf_counter()
 
-    def pause(self) -> None:
-        """Nothing there: sleep before the next look."""
-        if not self._spin:
+    def pause(self, longest: float = inf) -> None:
+        """Nothing there: sleep before the next look, at most so many seconds."""
+        if self._spin:
+            return
+        if self._bell is None:
             waited = time.perf_counter() - self._since
-            time.sleep(min(max(SHARE * waited, SHORTEST), LONGEST))
+            time.sleep(min(max(SHARE * waited, SHORTEST), LONGEST, longest))
+        else:
+            self._bell.wait(min(UNRUNG, longest))
+            # Tests and probes look before they take in what has come, and would see it the next time only.
+            MPI.COMM_SELF.Iprobe()
 
     def until(self, there: Callable[[], bool]) -> None:
         """Return once `there` says so."""

@@ -21,6 +21,7 @@ from fastgc import GradientCode
 from fastgc.compression import Codec, ErrorFeedback
 from fastgc.streaming import Encoder
 from mpi_runner import wire
+from mpi_runner.bells import Bells
 from mpi_runner.delays import Delay, own_speed
 from mpi_runner.models import Model, Partition, gradient_and_loss
 from mpi_runner.randomness import Sampler
@@ -123,6 +124,8 @@ class Worker:
     sampler : Sampler
         Chooses what of each partition is differentiated in an iteration.
     poller : Poller
+    bells : Bells, optional
+        That this rank and its master wake each other by.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class Worker:
         seed: int,
         sampler: Sampler,
         poller: Poller,
+        bells: Bells | None = None,
     ) -> None:
         self._comm = comm
         self._number = comm.Get_rank() - 1
@@ -147,6 +151,8 @@ class Worker:
         self._speed = own_speed()
         self._sampler = sampler
         self._poller = poller
+        self._until_told = poller if bells is None else Poller(bell=bells)
+        self._bells = bells
         initial = model.initial()
         self._wire = layout
         self._model_in = self._wire.model_buffer()
@@ -195,7 +201,7 @@ class Worker:
     def _next_model(self) -> int | None:
         """Wait for a model; returns its iteration, or None once the run is over."""
         while True:
-            self._poller.until(self._is_model_or_stop_there)
+            self._until_told.until(self._is_model_or_stop_there)
             if self._stopped:
                 return None
             self._looked = time.perf_counter()
@@ -348,3 +354,5 @@ class Worker:
             reduction=self._reduction, part=part,
         )  # fmt: skip
         outbox.sent = self._comm.Isend(message, dest=MASTER, tag=wire.TAG_RESULT)
+        if self._bells is not None:
+            self._bells.ring(MASTER)

@@ -7,7 +7,7 @@ import pytest
 from mpi4py import MPI
 
 from mpi_runner import transport
-from mpi_runner.transport import LONGEST, SHARE, SHORTEST, Poller
+from mpi_runner.transport import LONGEST, SHARE, SHORTEST, UNRUNG, Poller
 
 LOOK = 10e-6  # seconds that a look takes, of the clock below
 
@@ -68,6 +68,35 @@ def test_one_that_heard_something_looks_often_again(clock: Clock) -> None:
             poller.restart()
         poller.pause()
         assert clock.sleeps[-1] == pytest.approx(SHORTEST if restarted else LONGEST)
+
+
+class FakeBell:
+    """A bell that is rung at a time of the clock's."""
+
+    def __init__(self, clock: Clock, rung: float) -> None:
+        self._clock = clock
+        self._rung = rung
+
+    def wait(self, seconds: float) -> bool:
+        heard = self._clock.now <= self._rung <= self._clock.now + seconds
+        self._clock.sleep(self._rung - self._clock.now if heard else seconds)
+        return heard
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 0.01, 0.1, 2.0, 60.0])
+@pytest.mark.parametrize("rung", [True, False])
+def test_a_bell_wakes_at_once_and_is_not_relied_on(seconds: float, rung: bool, clock: Clock) -> None:
+    count = looks(Poller(bell=FakeBell(clock, seconds if rung else np.inf)), clock, seconds)
+    assert clock.now - seconds <= (0 if rung else UNRUNG) + 2 * LOOK
+    assert count <= seconds / UNRUNG + 2
+    assert max(clock.sleeps) <= UNRUNG
+
+
+def test_no_pause_is_longer_than_it_may_be(clock: Clock) -> None:
+    for poller in (Poller(), Poller(bell=FakeBell(clock, np.inf))):
+        looks(poller, clock, 1.0)
+        poller.pause(1e-4)
+        assert clock.sleeps[-1] == 1e-4
 
 
 def test_spinning_looks_all_the_time(clock: Clock) -> None:

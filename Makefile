@@ -23,6 +23,8 @@ train: $(VENV)/train.stamp
 test: lint types
 	$(MAKE) --no-print-directory -j2 runner core sanitize
 
+# Threads that wait sleep: the cores are shared with the other tests.
+core: export OMP_WAIT_POLICY := passive
 core: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m "not soak and not gpu" --ignore tests/mpi_runner
 

@@ -14,6 +14,11 @@ from runner_support import LIMIT, ROWS, SEED, Run, Start, Train
 from mpi_runner import flights
 from mpi_runner.cache import DataError
 
+# Jobs that a test starts by mpirun have more ranks than there are cores, as those of the launcher, which does the same:
+# threads that wait for each other would take half of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # A shell has what it starts in the background ignore this signal, and what a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -94,8 +94,9 @@ class Gathering:
 
     @property
     def seconds_left(self) -> float:
-        """Until the deadline."""
-        return max(0.0, self._end - time.perf_counter())
+        """Until the deadline; without one, or once it has passed, no time is special any more."""
+        left = self._end - time.perf_counter()
+        return left if left > 0 else inf
 
     def note(self, seconds: float) -> None:
         """A worker has answered after so long."""

@@ -60,8 +60,11 @@ def test_without_more_ado_the_first_decodable_set_is_taken() -> None:
 
 def test_past_the_deadline_the_gradient_is_estimated_once_an_exact_one_was_there() -> None:
     scheme = schemes.grouped(8, 4, 2)
+    assert Master(scheme).gathering.seconds_left == np.inf
     master = Master(scheme, deadline=Deadline("0.02"))
+    assert master.gathering.seconds_left <= 0.02 or master.gathering.seconds_left == np.inf  # on a slow machine
     time.sleep(0.03)
+    assert master.gathering.seconds_left == np.inf  # who waits for more must not look all the time
     assert not master.hear(0, 1, 4)  # nobody knows yet how many examples there are
     assert not master.gathering.suffices({0, 1, 4})
     assert master.hear(5)

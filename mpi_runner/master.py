@@ -10,7 +10,6 @@ from __future__ import annotations
 import signal
 import time
 import warnings
-from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -110,7 +109,6 @@ class Master:
         self._peers = Peers(comm, layout, scheme.workers, deadline, bells)
         self._overflowed: list[int] = []
         self._used: Sequence[int] = ()  # whose messages were used in the iteration before
-        self._seconds = array("d")
         self._recorded: Recorded | None = None
         self._policy = policy
         self._reduction = scheme.reduction  # of this iteration
@@ -206,11 +204,6 @@ class Master:
         """Seconds since the first model was sent."""
         return time.perf_counter() - self._epoch
 
-    @property
-    def iteration_seconds(self) -> Sequence[float]:
-        """Of the iterations done here."""
-        return self._seconds
-
     def stop(self) -> bool:
         """Stop the workers, and end those of this host that do not; whether all have ended or are about to."""
         self._peers.stop(self._poller)
@@ -255,7 +248,6 @@ class Master:
         for worker in self._workers_of(taken.corrupt):
             self._peers.quarantine(worker, "its message contradicts the others")
         self._peers.conclude()
-        self._seconds.append(end - start)
         self._reductions[self._reduction] += 1
         if self._policy is not None:
             self._policy.conclude(end - start, end - ready)

@@ -171,6 +171,11 @@ class RunRecords:
         self._iterations.flush()
         self._since = math.inf
 
+    def iteration_seconds(self, done: int) -> list[float]:
+        """Of the iterations recorded after so many: kept by the file alone, so that memory does not grow with a run."""
+        with (self.folder / ITERATIONS).open(newline="", encoding="utf-8") as file:
+            return [float(row["seconds"]) for row in csv.DictReader(file) if int(row["iteration"]) > done]
+
     def arrival(self, row: Mapping[str, Any]) -> None:
         """Add a row to ``arrivals.csv``."""
         self._arrivals.add(row)

@@ -304,13 +304,14 @@ def _lead(
         if config.survivors_from:
             recorded = read_survivors(Path(config.survivors_from), scheme, config.parts)
         status, reason = 0, None
+        done = resumed.iteration if resumed else 0
         try:
             master.await_ready()
             master.run(
                 config.iterations,
                 evaluate,
                 after_step,
-                done=resumed.iteration if resumed else 0,
+                done=done,
                 elapsed=resumed.elapsed if resumed else 0.0,
                 recorded=recorded,
             )
@@ -328,7 +329,7 @@ def _lead(
                 "data": config.data,
                 "measure": next(iter(evaluation)),
                 **{f"test_{name}": value for name, value in evaluation.items()},
-                **summarize(master.iteration_seconds),
+                **summarize(records.iteration_seconds(done)),
                 **figures,
                 "step": getattr(optimizer, "step", None),
                 "l2": problem.l2,

@@ -21,7 +21,7 @@ from fastgc import GradientCode
 from mpi_runner import checkpoint, delays, problems, wire
 from mpi_runner.adaptive import ReductionPolicy
 from mpi_runner.agreement import DisagreementError, disagreement
-from mpi_runner.bells import Bells, hang
+from mpi_runner.bells import Bells, install
 from mpi_runner.cache import DataError
 from mpi_runner.checkpoint import Checkpoint
 from mpi_runner.config import TrainConfig, UsageError, build_scheme, check_settings, measures_speeds
@@ -188,7 +188,7 @@ def take_part(
         config.error_feedback,
         config.parts,
     )
-    bells = None if config.poll == "spin" else hang(comm, layout.sizes[wire.MODEL], poller)
+    bells = None if config.poll == "spin" else install(comm, layout.sizes[wire.MODEL], poller)
     with nullcontext() if bells is None else closing(bells):
         if number < 0:
             return _lead(comm, config, scheme, layout, problem, poller, bells, resumed, quiet, speeds)

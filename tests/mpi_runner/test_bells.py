@@ -23,11 +23,11 @@ SOON, LONG = 0.02, 30.0  # seconds
 PROGRAM = """
 import json, time
 from mpi4py import MPI
-from mpi_runner.bells import hang
+from mpi_runner.bells import install
 from mpi_runner.transport import Poller
 
 comm = MPI.COMM_WORLD
-bells = hang(comm, 1_000_000, Poller())
+bells = install(comm, 1_000_000, Poller())
 woken = None
 if bells is not None and comm.Get_rank() == comm.Get_size() - 1:
     woken = bells.wait(30.0)

@@ -116,25 +116,28 @@ py::object encode(py::handle coefficients, py::handle gradients, py::object out,
 
 // What decoding is given: each group's weights and messages.
 struct Messages {
+    Items items;
     std::vector<Rows> rows;
     std::vector<Matrix> weights;
     Index length;
 
     Messages(py::handle weights_, py::handle messages, py::handle length_) {
-        const auto weight_items = items_of(weights_, "weights", "a sequence with a matrix for each group");
-        const auto message_items = items_of(messages, "messages", "a sequence with the messages of each group");
-        if (weight_items.empty()) value_error("weights: expected at least one group, got none");
-        if (weight_items.size() != message_items.size())
-            value_error("messages: expected " + std::to_string(weight_items.size()) +
-                        " groups, one for each of weights, got " + std::to_string(message_items.size()));
+        const Items matrices(weights_, "weights", "a sequence with a matrix for each group");
+        items = Items(messages, "messages", "a sequence with the messages of each group");
+        if (matrices.count() == 0) value_error("weights: expected at least one group, got none");
+        if (matrices.count() != items.count())
+            value_error("messages: expected " + std::to_string(matrices.count()) +
+                        " groups, one for each of weights, got " + std::to_string(items.count()));
         length = positive(length_, "length");
-        for (std::size_t g = 0; g < weight_items.size(); ++g) {
-            const Index number = static_cast<Index>(g);
-            rows.push_back(rows_view(message_items[g], {"messages", number}, Access::read));
+        rows.reserve(static_cast<std::size_t>(items.count()));
+        weights.reserve(rows.capacity());
+        for (Index number = 0; number < items.count(); ++number) {
+            const auto g = static_cast<std::size_t>(number);
+            rows.push_back(rows_view(items[number], {"messages", number}, Access::read));
             require_library(rows[g], rows[0].library);
             require_element(rows[g], rows[0].element, "messages[0]");
-            const Name name("weights", static_cast<Index>(g));
-            weights.push_back(coefficients_view(weight_items[g], name, rows[g].element));
+            const Name name("weights", number);
+            weights.push_back(coefficients_view(matrices[number], name, rows[g].element));
             require_shape_of(weights[g], name, g, weights[0].rows());
             require_shape(rows[g], rows[g].count(), fastgc::block_length(length, weights[0].rows()));
         }
@@ -160,6 +163,7 @@ struct Messages {
     template <class In>
     std::vector<fastgc::Received<In>> groups() const {
         std::vector<fastgc::Received<In>> groups;
+        groups.reserve(rows.size());
         for (std::size_t g = 0; g < rows.size(); ++g)
             groups.push_back({weights[g].data(), rows[g].as<In>(), rows[g].count()});
         return groups;
@@ -188,20 +192,21 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
 py::tuple decode_checked(py::handle weights, py::handle checks, py::handle messages, py::handle length,
                          py::handle floors, double least, py::handle threads, py::handle isa) {
     const Messages given(weights, messages, length);
-    const auto items = items_of(checks, "checks", "a sequence with a matrix for each group");
-    if (items.size() != given.rows.size())
-        value_error("checks: expected " + std::to_string(given.rows.size()) +
-                    " matrices, one for each group of weights, got " + std::to_string(items.size()));
+    const Items items(checks, "checks", "a sequence with a matrix for each group");
+    if (items.count() != given.items.count())
+        value_error("checks: expected " + std::to_string(given.items.count()) +
+                    " matrices, one for each group of weights, got " + std::to_string(items.count()));
     std::vector<Matrix> matrices;
-    for (std::size_t g = 0; g < items.size(); ++g) {
+    matrices.reserve(given.rows.size());
+    for (std::size_t g = 0; g < given.rows.size(); ++g) {
         const Name name("checks", static_cast<Index>(g));
-        matrices.emplace_back(items[g], name);
+        matrices.emplace_back(items[static_cast<Index>(g)], name);
         given.require_shape_of(matrices[g], name, g, matrices[g].rows());
         require_finite(matrices[g], name, given.rows[g].element);
     }
     const Matrix allowed(floors, "floors");
-    if (allowed.rows() != static_cast<Index>(items.size()) || allowed.columns() != 2)
-        value_error("floors: expected shape (" + std::to_string(items.size()) + ", 2), got " + allowed.shape());
+    if (allowed.rows() != items.count() || allowed.columns() != 2)
+        value_error("floors: expected shape (" + std::to_string(items.count()) + ", 2), got " + allowed.shape());
     if (!(least >= 0)) value_error("least: expected a number of at least 0, got " + std::to_string(least));
     const fastgc::Options how = options(threads, isa);
     const Element element = given.rows[0].element;
@@ -383,13 +388,10 @@ py::array_t<std::int64_t> positions(py::handle masks) {
         append_bits(masks, found);
         return py::array_t<std::int64_t>(static_cast<Index>(found.size()), found.data());
     }
-    Index count = 0;
-    for (const py::object& mask : items_of(masks, "masks", "an integer or a sequence of integers")) {
-        append_bits(mask, found);
-        ++count;
-    }
-    const Index width = static_cast<Index>(found.size()) / std::max<Index>(count, 1);
-    return py::array_t<std::int64_t>({count, width}, found.data());
+    const Items items(masks, "masks", "an integer or a sequence of integers");
+    for (Index i = 0; i < items.count(); ++i) append_bits(items[i], found);
+    const Index width = static_cast<Index>(found.size()) / std::max<Index>(items.count(), 1);
+    return py::array_t<std::int64_t>({items.count(), width}, found.data());
 }
 
 }  // namespace

@@ -62,6 +62,12 @@ class Plan {
         return static_cast<U*>(arena_.allocate(static_cast<std::size_t>(count) * sizeof(U), 64));
     }
 
+    // Room for so many: what grows is copied, and its old place in the arena lost.
+    void reserve(Index segments, Index groups) {
+        segments_.reserve(static_cast<std::size_t>(segments));
+        groups_.reserve(static_cast<std::size_t>(segments * groups));
+    }
+
     // The segment's outputs, `rows` of them from `outputs`, which must outlive the plan.
     void add_segment(Index length, Index rows, Out* const* outputs, bool accumulate) {
         segments_.push_back({length, rows, outputs, nullptr, 0, accumulate});
@@ -348,6 +354,7 @@ template <class In, class Out>
 void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_count, Index m, Index length, Out* out,
                   bool checked) {
     const Blocks blocks(length, m);
+    plan.reserve(blocks.remainder == 0 ? 1 : 2, group_count);
     const auto segment = [&](Index begin, Index end, Index present) {
         if (begin == end) return;
         Out** rows = plan.template take<Out*>(present);

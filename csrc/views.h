@@ -115,14 +115,27 @@ class Few {
     Index size_ = 0, room_ = kRoom;
 };
 
+// The items of a sequence, which may change meanwhile: a tuple is its own, and of a list one is made in 30 ns.
+class Items {
+  public:
+    Items() {}
+    Items(py::handle object, const Name& name, const char* expected);
+    Index count() const { return items_ ? PyTuple_GET_SIZE(items_.ptr()) : 0; }
+    py::handle operator[](Index i) const { return PyTuple_GET_ITEM(items_.ptr(), i); }
+
+  private:
+    py::object items_;
+};
+
 // Rows of numbers in memory: what a 2-D array, or a sequence of 1-D arrays, is to the kernels. A caller holds what it
-// gave; `owners` holds the items of a sequence, which may change meanwhile, and copies. `library` is null for NumPy.
+// gave; `items` are those of a sequence, `copies` what has been made of some. `library` is null for NumPy.
 struct Rows {
     Name name;
     Element element = Element::f32;
     Index length = 0;
     Few<char*> data;
-    std::vector<py::object> owners;
+    Items items;
+    std::vector<py::object> copies;
     py::handle type;
     const dlpack::Library* library = nullptr;
 
@@ -161,8 +174,8 @@ inline void append(Rows& rows, py::handle array, const Name& name, Access access
             value_error(name + ": elements of a row must be contiguous, got strides " + text(array.attr("strides")));
         if (!aligned) value_error(name + ": elements must be aligned to their size");
     } else if (!adjacent || !aligned) {
-        rows.owners.push_back(array.attr("copy")("C"));
-        view = &proxy(rows.owners.back());
+        rows.copies.push_back(array.attr("copy")("C"));
+        view = &proxy(rows.copies.back());
     }
     const Index count = view->nd == 2 ? view->dimensions[0] : 1;
     const Index stride = view->nd == 2 ? view->strides[0] : 0;
@@ -222,15 +235,14 @@ inline bool is_foreign(py::handle object) {
            PyObject_HasAttrString(object.ptr(), "__dlpack_device__") != 0;
 }
 
-inline std::vector<py::object> items_of(py::handle object, const Name& name, const char* expected) {
-    if (is_foreign(object)) throw Unsuitable{};
-    if (!PySequence_Check(object.ptr()) || py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object))
-        type_error(name + ": expected " + expected + ", got " + type_name(object));
-    std::vector<py::object> items;
-    items.reserve(static_cast<std::size_t>(std::max<Py_ssize_t>(PySequence_Size(object.ptr()), 0)));
-    PyErr_Clear();  // a sequence without a length is still one
-    for (py::handle item : object) items.push_back(py::reinterpret_borrow<py::object>(item));
-    return items;
+inline Items::Items(py::handle object, const Name& name, const char* expected) {
+    if (!PyTuple_CheckExact(object.ptr()) && !PyList_CheckExact(object.ptr())) {
+        if (is_foreign(object)) throw Unsuitable{};
+        if (!PySequence_Check(object.ptr()) || py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object))
+            type_error(name + ": expected " + expected + ", got " + type_name(object));
+    }
+    items_ = py::reinterpret_steal<py::object>(PySequence_Tuple(object.ptr()));
+    if (!items_) throw py::error_already_set();
 }
 
 inline Rows rows_view(py::handle object, const Name& name, Access access) {
@@ -241,10 +253,8 @@ inline Rows rows_view(py::handle object, const Name& name, Access access) {
     } else if (is_exchanged(object)) {
         append_exchanged(rows, object, 2, access);
     } else {
-        rows.owners = items_of(object, name, "a 2-D array or a sequence of 1-D arrays");
-        const auto given = static_cast<Index>(rows.owners.size());  // copies are added
-        for (Index i = 0; i < given; ++i)
-            append_vector(rows, py::handle(rows.owners[static_cast<std::size_t>(i)]), name.at(i), access);
+        rows.items = Items(object, name, "a 2-D array or a sequence of 1-D arrays");
+        for (Index i = 0; i < rows.items.count(); ++i) append_vector(rows, rows.items[i], name.at(i), access);
     }
     if (rows.count() == 0) value_error(name + ": expected at least one row, got none");
     if (rows.length == 0) value_error(name + ": rows have length 0");

@@ -9,11 +9,10 @@ Ramchandran 2020, arXiv 2005.07184).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
-from itertools import islice
 from typing import IO, Any, Literal, overload
 
 import numpy as np
@@ -28,6 +27,7 @@ from fastgc.layout import Layout
 from fastgc.patterns import Key, PatternCache
 from fastgc.storage import Group, SchemeData
 from fastgc.streaming import Collector, Encoder
+from fastgc.survivors import Survivors, SurvivorSets
 from fastgc.verification import Noise, Verifiable, Verified, Verifier
 
 
@@ -71,13 +71,8 @@ class GradientCode:
         self._others = {other.reduction: GradientCode(other) for other in data.others}
         self.reductions = tuple(sorted((data.reduction, *self._others)))
         self.fingerprint = storage.fingerprint(data)
-        self.patterns = PatternCache(data.decoders, self._keys_of_sets)
-        self._place = {
-            worker: (number, position)
-            for number, group in enumerate(data.groups)
-            for position, worker in enumerate(group.workers)
-        }
-        self._bits = [(group, 1 << position) for _, (group, position) in sorted(self._place.items())]
+        self._sets = SurvivorSets(data)
+        self.patterns = PatternCache(data.decoders, self._sets.keys)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -90,7 +85,7 @@ class GradientCode:
 
     def place(self, worker: int) -> tuple[int, int]:
         """The group of a worker and its position in the group."""
-        return self._place[_checks.integer("worker", worker, 0, self.workers - 1)]
+        return self._sets.places[_checks.integer("worker", worker, 0, self.workers - 1)]
 
     def coefficients(self, worker: int) -> npt.NDArray[np.float64]:
         """Weights of a worker on the blocks of its partitions' gradients.
@@ -285,7 +280,7 @@ class GradientCode:
 
     def is_decodable(self, survivors: Iterable[int]) -> bool:
         """Whether these workers' messages give the sum."""
-        return self._undecodable(self._masks(_checks.members("survivors", survivors, self.workers))) is None
+        return self._sets.is_decodable(_checks.members("survivors", survivors, self.workers))
 
     def decoding_weights(self, survivors: Iterable[int]) -> npt.NDArray[np.float64]:
         """The weights A on the survivors' messages.
@@ -304,16 +299,15 @@ class GradientCode:
         ------
         NotDecodableError
         """
-        present = sorted(_checks.members("survivors", survivors, self.workers))
-        keys = self._keys(present)
-        if len(keys) == 1:
-            return self.patterns.weights(keys[0]).copy()
-        columns: list[list[int]] = [[] for _ in keys]
-        for column, worker in enumerate(present):
-            columns[self._bits[worker][0]].append(column)
+        present = _checks.members("survivors", survivors, self.workers)
+        found = self._sets.of(present)
+        own = self._weights(found)
+        if len(own) == 1:
+            return own[0].copy()
+        columns = {worker: column for column, worker in enumerate(found.workers)}
         weights = np.empty((self.reduction, len(present)))
-        for key, own in zip(keys, columns, strict=True):
-            weights[:, own] = self.patterns.weights(key)
+        for take, part in zip(found.take, own, strict=True):
+            weights[:, take(columns)] = part
         return weights
 
     def condition_number(self, survivors: Iterable[int]) -> float:
@@ -323,10 +317,9 @@ class GradientCode:
         `amplification`, which does not depend on how the scheme's encoding matrix is factored.
         """
         present = _checks.members("survivors", survivors, self.workers)
-        masks = self._masks(present)
-        if self._undecodable(masks) is not None:
+        if not self._sets.is_decodable(present):
             return float("inf")
-        numbers = [self.decoder(g).condition_number(mask) for g, mask in enumerate(masks)]
+        numbers = [self.decoder(g).condition_number(mask) for g, mask in enumerate(self._sets.masks(present))]
         known = [number for number in numbers if number is not None]
         return max(known) if len(known) == len(numbers) else self.amplification(present)
 
@@ -390,7 +383,7 @@ class GradientCode:
         chains: list[list[int]] = [[] for _ in self.groups]
         for row, worker in enumerate(present):
             coefficients[row, list(self.assignment[worker])] = self.coefficients(worker)
-            chains[self._bits[worker][0]].append(row)
+            chains[self._sets.places[worker][0]].append(row)
         return rounding.Paths(
             weights=self.decoding_weights(present),
             coefficients=coefficients,
@@ -420,7 +413,7 @@ class GradientCode:
             As in `decode`.
         """
         present = sorted(_checks.members("survivors", survivors, self.workers))
-        masks = self._masks(present)
+        masks = self._sets.masks(present)
         if not present:
             return self._approximation.error(masks, [None] * len(masks))
         weights: list[npt.NDArray[np.float64] | None] = [None] * len(masks)
@@ -442,7 +435,7 @@ class GradientCode:
             the ``groups``. δ_F is the distance of the code punctured to the survivors; where finding it takes more than
             a million subsets of a group, it is bounded from below by the code's own distance less the missing.
         """
-        return self._verifier.verifiable(self._masks(_checks.members("survivors", survivors, self.workers)))
+        return self._verifier.verifiable(self._sets.masks(_checks.members("survivors", survivors, self.workers)))
 
     def detection_floor(
         self, survivors: Iterable[int], dtype: npt.DTypeLike, *, noise: Noise | None = None
@@ -467,7 +460,7 @@ class GradientCode:
         noise = noise or Noise()
         if noise.scale is not None:
             raise ValueError(f"noise must leave scale alone: the floor is then absolute; not {noise.scale}")
-        masks = self._masks(_checks.members("survivors", survivors, self.workers))
+        masks = self._sets.masks(_checks.members("survivors", survivors, self.workers))
         return self._verifier.detection_floor(masks, _checks.element_type("dtype", dtype), noise)
 
     @overload
@@ -562,9 +555,10 @@ class GradientCode:
             A wrong worker, length or element type, or an unknown `approximate`; `out` is then untouched.
         """
         expected = self.message_length(length)
-        if not isinstance(messages, Mapping):
+        if not isinstance(messages, (dict, Mapping)):  # of a dict it is known in a tenth of the time
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
-        present = sorted(_checks.members("messages", messages, self.workers))
+        found = self._sets.senders(messages)
+        present = found.workers
         where: arrays.Origin = arrays.NUMPY
         if present and not isinstance(messages[present[0]], np.ndarray):
             where = arrays.origin(f"messages[{present[0]}]", messages[present[0]])
@@ -583,13 +577,15 @@ class GradientCode:
             _check_out(out, length, result_type, messages)
             noise = Noise() if verify is True else verify
             try:
-                return self._verifier.decode(
-                    messages, tuple(present), length, given, out, result_type, approximate, noise
-                )
+                return self._verifier.decode(messages, present, length, given, out, result_type, approximate, noise)
             except (TypeError, ValueError):
                 self._check_messages(messages, expected)  # which names the worker
                 raise
-        found = self.group_weights(present, approximate)
+        if approximate is False:
+            weights, senders = self._weights(found), found.take
+        else:
+            groups = self.group_weights(present, approximate)
+            weights, senders = [own for _, _, own in groups], tuple(found.take[group] for group, _, _ in groups)
         if dtype is not None:
             result_type = _checks.element_type("dtype", dtype)
             self._check_types(present[0], self._check_messages(messages, expected), result_type)
@@ -597,12 +593,8 @@ class GradientCode:
                 out = where.empty(length, result_type)
             elif getattr(out, "dtype", None) != result_type:
                 raise TypeError(f"out must have element type {result_type}, not {getattr(out, 'dtype', type(out))}")
-        grouped: dict[int, list[npt.NDArray[Any]]] = {group: [] for group, _, _ in found}
-        for worker in present:
-            if (group := self._bits[worker][0]) in grouped:
-                grouped[group].append(messages[worker])
         try:
-            return kernels.decode([weights for _, _, weights in found], list(grouped.values()), length, out)
+            return kernels.decode(weights, [take(messages) for take in senders], length, out)
         except (TypeError, ValueError):
             self._check_messages(messages, expected)  # which names the worker
             raise
@@ -644,15 +636,22 @@ class GradientCode:
         approximate : bool or str
             As in `decode`.
         """
+        found = self._sets.of(present)
+        masks = found.masks
         if approximate is False:
-            return [(g, key[1], self.patterns.weights(key)) for g, key in enumerate(self._keys(present))]
+            return [(g, mask, own) for g, (mask, own) in enumerate(zip(masks, self._weights(found), strict=True))]
         if not present:
             raise NotDecodableError(f"nobody has answered under {self.name}", (), range(self.workers))
-        masks = self._masks(present)
         weights = self._approximation.weights(masks, "optimal" if approximate is True else approximate)
-        found = [(g, mask, own) for g, (mask, own) in enumerate(zip(masks, weights, strict=True)) if own is not None]
+        adding = [(g, mask, own) for g, (mask, own) in enumerate(zip(masks, weights, strict=True)) if own is not None]
         # An estimate of nothing is zero, and the kernel wants a group.
-        return found or self._nothing(masks)
+        return adding or self._nothing(masks)
+
+    def _weights(self, found: Survivors) -> list[npt.NDArray[np.float64]]:
+        """Each group's weights, or NotDecodableError."""
+        if found.undecodable is not None:
+            raise self._sets.not_decodable(found.workers, found.undecodable)
+        return self.patterns.weights_of(found.keys)
 
     def _nothing(self, masks: Sequence[int]) -> list[tuple[int, int, npt.NDArray[np.float64]]]:
         group, mask = next((g, mask) for g, mask in enumerate(masks) if mask)
@@ -692,72 +691,6 @@ class GradientCode:
     def key(self, group: int, positions: Positions) -> Key:
         """The pattern of a group's survivors, as the cache knows it."""
         return self.groups[group].decoder, mask_of(positions)
-
-    def _masks(self, workers: Iterable[int]) -> list[int]:
-        """For each group, the mask of the positions of its workers among these."""
-        masks = [0] * len(self.groups)
-        for worker in workers:
-            group, bit = self._bits[worker]
-            masks[group] |= bit
-        return masks
-
-    def _undecodable(self, masks: Sequence[int]) -> int | None:
-        """The first group that its mask does not decode, or None."""
-        for group, mask in enumerate(masks):
-            if not self.decoder(group).is_decodable(mask):
-                return group
-        return None
-
-    def _keys(self, present: Sequence[int]) -> list[Key]:
-        """Each group's pattern, of checked survivors, or NotDecodableError."""
-        masks = self._masks(present)
-        group = self._undecodable(masks)
-        if group is None:
-            return [(self.groups[g].decoder, mask) for g, mask in enumerate(masks)]
-        workers = self.groups[group].workers
-        raise NotDecodableError(
-            f"survivors {sorted(present)} do not determine the sum under {self.name}: of workers {list(workers)} "
-            f"missing are {[w for w in workers if w not in present]}, and any {self.decoder(group).tolerated} may be",
-            sorted(present),
-            (w for w in range(self.workers) if w not in present),
-        )
-
-    def _keys_of_sets(self, survivor_sets: Iterable[Iterable[int]]) -> Iterator[Key]:
-        """The patterns of many survivor sets; one may come several times."""
-        source = iter(survivor_sets)
-        while some := list(islice(source, 4096)):
-            keys = self._keys_at_once(some)
-            if keys is not None:
-                yield from keys
-            else:
-                for survivors in some:
-                    yield from self._keys(_checks.members("survivors", survivors, self.workers))
-
-    def _keys_at_once(self, sets: list[Iterable[int]]) -> list[Key] | None:
-        """Patterns of valid sets of one size in a few array operations; None for others, which go one by one."""
-        if max(len(group.workers) for group in self.groups) > 63:
-            return None
-        try:
-            workers = np.array(sets)
-        except ValueError:  # sizes differ
-            return None
-        if workers.ndim != 2 or workers.dtype.kind not in "iu" or not workers.size:
-            return None
-        if workers.min() < 0 or workers.max() >= self.workers:
-            return None
-        keys: list[Key] = []
-        for number, group in enumerate(self.groups):
-            bits = np.zeros(self.workers, dtype=np.int64)
-            bits[list(group.workers)] = 1 << np.arange(len(group.workers))
-            masks = bits[workers]
-            joined = np.bitwise_or.reduce(masks, axis=1)
-            if (masks.sum(axis=1) != joined).any():  # a worker named twice
-                return None
-            found = dict.fromkeys(joined.tolist())
-            if not self.decoder(number).surely_decodable(list(found)):
-                return None
-            keys += [(group.decoder, mask) for mask in found]
-        return keys
 
     # A scheme is data ------------------------------------------------------------------------------------------------
 

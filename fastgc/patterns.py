@@ -89,6 +89,22 @@ class PatternCache:
                 self._shrink()
         return weights
 
+    def weights_of(self, keys: Sequence[Key]) -> list[npt.NDArray[np.float64]]:
+        """The weights of several patterns, as if asked for one by one; the cache is locked once if it has them all."""
+        entries = self._entries
+        found = []
+        with self._lock:
+            try:
+                for key in keys:
+                    found.append(entries[key])
+                    entries.move_to_end(key)
+            except KeyError:
+                pass
+            else:
+                self.hits += len(keys)
+                return found
+        return [self.weights(key) for key in keys]
+
     def precompute(self, survivor_sets: Iterable[Iterable[int]]) -> None:
         """Find the weights of many survivor sets at once, ahead of need.
 

@@ -240,24 +240,19 @@ class Collector:
         ValueError, TypeError
             Weights that are not finite in the element type, or an `out` that does not fit; it is then untouched.
         """
-        exact = approximate is False or (approximate is True and self._scheme.exact and not self._undecodable)
-        if not exact or verify is not False:
-            result = self._scheme.decode(self._messages, self._length, out=out, approximate=approximate, verify=verify)
-            for worker in result.corrupt if isinstance(result, tuple) else ():
-                self.discard(worker)
-            self._frozen = True
-            return result
-        if self._undecodable:
-            raise NotDecodableError(
-                f"survivors {list(self.survivors)} do not determine the sum under {self._scheme.name}: "
-                f"missing are {list(self.missing)}",
-                self.survivors,
-                self.missing,
-            )
-        weigh = self._scheme.patterns.weights
-        weights = [weigh((g.decoder, mask)) for g, mask in zip(self._groups, self._masks, strict=True)]
-        heard = [[self._messages[w] for w in g.workers if w in self._messages] for g in self._groups]
-        result = kernels.decode(weights, heard, self._length, out)
+        if verify is False:
+            if approximate is True and self._scheme.exact and not self._undecodable:
+                approximate = False  # the same bits, found sooner
+            if approximate is False and self._undecodable:
+                raise NotDecodableError(
+                    f"survivors {list(self.survivors)} do not determine the sum under {self._scheme.name}: "
+                    f"missing are {list(self.missing)}",
+                    self.survivors,
+                    self.missing,
+                )
+        result = self._scheme.decode(self._messages, self._length, out=out, approximate=approximate, verify=verify)
+        for worker in result.corrupt if isinstance(result, tuple) else ():
+            self.discard(worker)
         self._frozen = True
         return result
 

@@ -554,7 +554,7 @@ class GradientCode:
         ValueError, TypeError
             A wrong worker, length or element type, or an unknown `approximate`; `out` is then untouched.
         """
-        expected = self.message_length(length)
+        length = _checks.integer("length", length, 1)
         if not isinstance(messages, (dict, Mapping)):  # of a dict it is known in a tenth of the time
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
         found = self._sets.senders(messages)
@@ -569,7 +569,7 @@ class GradientCode:
             if verify is not False and where.backend is not None:
                 raise ValueError(f"verify: expected False for messages of {where}: what verifies works on the host")
         if verify is not False and present:
-            given = _checks.message(f"messages[{present[0]}]", messages[present[0]], expected, None)
+            given = _checks.message(f"messages[{present[0]}]", messages[present[0]], self.message_length(length), None)
             result_type = given if dtype is None else _checks.element_type("dtype", dtype)
             if dtype is None and isinstance(out, np.ndarray) and _checks.converts(given, out.dtype):
                 result_type = out.dtype
@@ -579,7 +579,7 @@ class GradientCode:
             try:
                 return self._verifier.decode(messages, present, length, given, out, result_type, approximate, noise)
             except (TypeError, ValueError):
-                self._check_messages(messages, expected)  # which names the worker
+                self._check_messages(messages, length)  # which names the worker
                 raise
         if approximate is False:
             weights, senders = self._weights(found), found.take
@@ -588,7 +588,7 @@ class GradientCode:
             weights, senders = [own for _, _, own in groups], tuple(found.take[group] for group, _, _ in groups)
         if dtype is not None:
             result_type = _checks.element_type("dtype", dtype)
-            self._check_types(present[0], self._check_messages(messages, expected), result_type)
+            self._check_types(present[0], self._check_messages(messages, length), result_type)
             if out is None:
                 out = where.empty(length, result_type)
             elif getattr(out, "dtype", None) != result_type:
@@ -596,7 +596,7 @@ class GradientCode:
         try:
             return kernels.decode(weights, [take(messages) for take in senders], length, out)
         except (TypeError, ValueError):
-            self._check_messages(messages, expected)  # which names the worker
+            self._check_messages(messages, length)  # which names the worker
             raise
 
     def _decode_views(
@@ -670,10 +670,9 @@ class GradientCode:
     def _verifier(self) -> Verifier:
         return Verifier(self, self._data)
 
-    @staticmethod
-    def _check_messages(messages: Mapping[int, npt.NDArray[Any]], expected: int) -> np.dtype[Any]:
-        """The element type of the messages, all of one and of the length expected."""
-        element_type = None
+    def _check_messages(self, messages: Mapping[int, npt.NDArray[Any]], length: int) -> np.dtype[Any]:
+        """The element type of the messages, all of one, for gradients of a length."""
+        expected, element_type = self.message_length(length), None
         for worker in sorted(messages):
             element_type = _checks.message(f"messages[{worker}]", messages[worker], expected, element_type)
         assert element_type is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from operator import itemgetter
+from operator import countOf, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class SurvivorSets:
 
     def senders(self, messages: Mapping[int, Any]) -> Survivors:
         """Those whose messages these are, checked."""
-        if {*map(type, messages)} == {int}:  # True is 1 to a set, and 2.0 is 2
+        if countOf(map(type, messages), int) == len(messages):  # True is 1 to a set, and 2.0 is 2
             present = frozenset(messages)
             if present <= self._everyone and len(present) == len(messages):
                 return self._known(present)
@@ -166,7 +166,10 @@ def _undecodable(data: SchemeData, masks: Sequence[int]) -> int | None:
 
 
 def _taking(workers: Sequence[int]) -> Callable[[Mapping[int, Any]], tuple[Any, ...]]:
-    """What takes the values of these keys, where it can in a third of the time that a loop takes."""
-    if len(workers) > 1:
-        return itemgetter(*workers)
-    return lambda messages: tuple(messages[worker] for worker in workers)
+    """What takes the values of these keys as a tuple, in a third of the time that a loop takes."""
+    if not workers:
+        return lambda messages: ()
+    if len(workers) == 1:
+        (only,) = workers
+        return lambda messages: (messages[only],)
+    return itemgetter(*workers)

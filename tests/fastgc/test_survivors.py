@@ -198,8 +198,17 @@ def test_the_number_of_sets_remembered_is_bounded() -> None:
     finally:
         tracemalloc.stop()
     assert full.currsize == full.maxsize == KEPT_SETS
-    assert grown < 2048 * KEPT_SETS
+    assert grown < 2048 * KEPT_SETS  # those that went have made room
     assert [decode(survivors) for survivors in sets[:KEPT_SETS:7]] == first[::7]
+
+
+@pytest.mark.parametrize(("groups", "kept"), [(1, 1024), (16, 1024), (17, 963), (150, 109)])
+def test_of_many_workers_fewer_sets_are_remembered(groups: int, kept: int) -> None:
+    sets = schemes.fractional_repetition(2 * groups, 1)._sets
+    for missing in range(min(2 * groups, kept + 50)):
+        sets.of([worker for worker in range(2 * groups) if worker != missing])
+    assert sets._known.cache_info().maxsize == kept
+    assert sets._known.cache_info().currsize == min(2 * groups, kept)
 
 
 def test_sets_that_are_asked_about_are_not_remembered() -> None:

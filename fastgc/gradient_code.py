@@ -593,8 +593,11 @@ class GradientCode:
                 out = where.empty(length, result_type)
             elif getattr(out, "dtype", None) != result_type:
                 raise TypeError(f"out must have element type {result_type}, not {getattr(out, 'dtype', type(out))}")
+        sent = []
+        for take in senders:  # before Python 3.12 a comprehension is a call: 0.35 us
+            sent.append(take(messages))
         try:
-            return kernels.decode(weights, [take(messages) for take in senders], length, out)
+            return kernels.decode(weights, sent, length, out)
         except (TypeError, ValueError):
             self._check_messages(messages, length)  # which names the worker
             raise

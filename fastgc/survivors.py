@@ -46,13 +46,13 @@ class Survivors:
 class SurvivorSets:
     """The survivor sets of a scheme; those met last are remembered. Safe for threads.
 
+    A master meets few sets, with s of n workers missing at most C(n, s). To find out what one of 12 workers amounts to
+    takes 6 to 10 us, as long as to decode 10^4 numbers; to look it up 0.2.
+
     Attributes
     ----------
     places : tuple of (int, int)
         Of each worker, its group and its position there.
-
-    A master meets few sets, with s of n workers missing at most C(n, s). To find out what one of 12 workers amounts to
-    takes 6 to 10 us, as long as to decode 10^4 numbers; to look it up 0.2.
     """
 
     def __init__(self, data: SchemeData) -> None:

@@ -31,21 +31,28 @@ constexpr Index kStreams = 8;
 constexpr Index kResting = 128 * 1024;
 constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
 // More rows are several blocks on chunks of up to 64 inputs that take 16 KiB. Half types are packed, which converts
-// them once for all rows; others where many rows use what comes from memory, in chunks of 128 KiB, which reads longer
-// pieces (float64, P = Q = 64 at 2 x 10^4). Inputs that come from memory are asked for 512 bytes ahead, others by the
-// tile.
-constexpr Index kPanel = 16 * 1024, kMemoryPanel = 128 * 1024;
+// them once for all rows; others where many rows use what comes from memory, in chunks of 64 KiB, which reads longer
+// pieces (float32, P = Q = 64 at 10^6: 1.04, 1.10, 1.16 and 1.10 of the speed with panels of 16, 32, 64 and 128 KiB).
+// Inputs that come from memory are asked for 512 bytes ahead, others by the tile.
+constexpr Index kPanel = 16 * 1024, kMemoryPanel = 64 * 1024;
 constexpr Index kPanelInputs = 64;
 constexpr Index kPackRows = 48, kPackRowsHalf = 24;
 constexpr Index kAhead = 512;
+// Groups of so many inputs together are added up in registers: from a cache, from memory, and from memory where there
+// are three rows, or rows that are rounded afterwards (8 groups of 3 side by side take twice the time).
+constexpr Index kSummedInCache = 64, kSummed = 12, kFewSummed = 8;
 // Rows whose distances are multiples of 4 KiB share one set of the first-level cache, 8 lines, and banks of memory.
 // More of them than that are packed: a chunk of one row at a time collides with nothing. Nor may results then pass the
-// caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69).
-constexpr Index kSetBytes = 4096, kSetLines = 8;
+// caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69). A few inputs
+// too many do less harm than packing (8 x 64 float64 at 10^6, 8 inputs a set: 1.6 times as fast as they lie), outputs
+// do more (8 x 2 at 2^20: a fifth of the speed), and count twice.
+constexpr Index kSetBytes = 4096;
+constexpr int kMostInSet = 12;
 constexpr double kFirstCache = 32 * 1024;
 // Results pass the caches, where one pass over the inputs makes whole lines, if all that moves is more than three
 // quarters of the last one, which has other users, too (4 x 8 at 10^6 in 0.75 of the time, with neighbours at work in a
-// fifth). Smaller ones are left there for the caller. Gathering lines in cache first gains nothing.
+// fifth). Smaller ones are left there for the caller. Up to 3 rows that do not agree where a line begins are gathered
+// in cache: more, or by the chunk instead of by the tile, take longer than they save.
 constexpr double kLastCache = 32 * 1024 * 1024;
 // Of a thread's share. A thread that loses its core, or shares it, is waited for no longer than one of them takes.
 constexpr Index kPieces = 8;
@@ -90,18 +97,17 @@ class Plan {
         ++segment.group_count;
     }
 
-    // Whether more rows of a segment with one group share a set of the first-level cache than that has lines.
+    // Whether more rows of a segment with one group share a set of the first-level cache than it copes with.
     bool collides(const Segment<In, Out>& segment) const {
-        unsigned char lines[kSetBytes / 64] = {};
-        unsigned char most = 0;
-        const auto count = [&](const void* row) {
-            unsigned char& line = lines[reinterpret_cast<std::uintptr_t>(row) % kSetBytes / 64];
-            line = static_cast<unsigned char>(line + (line <= kSetLines));
-            most = std::max(most, line);
+        int lines[kSetBytes / 64] = {};
+        int most = 0;
+        const auto count = [&](const void* row, int weight) {
+            int& line = lines[reinterpret_cast<std::uintptr_t>(row) % kSetBytes / 64];
+            most = std::max(most, line += weight);
         };
-        std::for_each_n(segment.groups->inputs, segment.groups->count, count);
-        std::for_each_n(segment.outputs, segment.rows, count);
-        return most > kSetLines;
+        std::for_each_n(segment.groups->inputs, segment.groups->count, [&](const void* row) { count(row, 1); });
+        std::for_each_n(segment.outputs, segment.rows, [&](const void* row) { count(row, 2); });
+        return most > kMostInSet;
     }
 
     void run(const Options& options) {
@@ -164,7 +170,8 @@ class Plan {
 
     // What a run reads, writes and computes.
     struct Demand {
-        Index total = 0, levels = 0, rows = 0, inputs = 0;
+        Index total = 0, levels = 0, rows = 0, inputs = 0, streams = 0;
+        bool judged = false;
         double bytes = 0, moved = 0;
     };
 
@@ -188,14 +195,17 @@ class Plan {
     Demand demand() {
         // Pointers into groups_ are set now that it no longer grows.
         Demand demand;
-        const Group<In>* group = groups_.data();
+        Group<In>* group = groups_.data();
         for (Segment<In, Out>& segment : segments_) {
             segment.groups = group;
             Index read = 0;
             for (Index g = 0; g < segment.group_count; ++g, ++group) {
                 demand.inputs = std::max(demand.inputs, group->count);
+                demand.judged |= group->spares > 0;
+                group->completes = sums_completed(segment.group_count, g);
                 read += group->count;
             }
+            demand.streams = std::max(demand.streams, read);
             const double columns = static_cast<double>(segment.length);
             const double both = columns * static_cast<double>(read * sizeof(In) + segment.rows * sizeof(Out));
             // Beyond P = 8 arithmetic outweighs memory; the factor makes a byte moved cost as much as 4 products.
@@ -209,32 +219,38 @@ class Plan {
     }
 
     Work work(const Demand& demand, int threads) {
-        const auto [total, levels, rows, inputs, bytes, moved] = demand;
-        Scratch<T> shape{total, kStreams, 0, false, nullptr, nullptr, nullptr, nullptr};
+        const auto [total, levels, rows, inputs, streams, judged, bytes, moved] = demand;
+        Scratch<T> shape{total, kStreams, 0, 0, false, false, false, nullptr, nullptr, nullptr, nullptr};
         const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
         bool packs = false;
         const bool past = moved > 0.75 * kLastCache;
+        if (!judged && moved <= kLastCache / 4)
+            shape.summed = kSummedInCache;
+        else if (!judged)
+            shape.summed = in_place<In, Out> && rows < 3 ? kSummed : kFewSummed;
+        const bool summed = levels > 0 && levels <= kMostWaiting && rows <= kMostSummed && streams <= shape.summed;
         if (rows > kMaxBlockRows) {
             constexpr bool halves = sizeof(In) < sizeof(T) || !in_place<In, Out>;
             const bool from_memory = moved > kLastCache / 4;
-            const bool collides = levels == 0 && moved > kFirstCache && this->collides(segments_[0]);
+            shape.collides = levels == 0 && moved > kFirstCache && collides(segments_[0]);
             shape.pass = std::min(inputs, kPanelInputs);
             shape.ahead = from_memory ? kAhead / static_cast<Index>(sizeof(In)) : 0;
-            shape.past_caches = levels == 0 && past && inputs == shape.pass && !collides;
-            packs = collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
+            shape.past_caches = levels == 0 && past && inputs == shape.pass && !shape.collides;
+            packs = shape.collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
             shape.columns = fit(packs && from_memory && !halves ? kMemoryPanel : kPanel, shape.pass);
-        } else if (inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
+        } else if (!summed && inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
             shape.pass = inputs;
-            if (levels > 0)
+            if (levels > 0 && !(summed && in_place<In, Out>))
                 shape.columns = fit(kResting, rows * (1 + levels));
             else if (!made_in_place<In, Out>)
                 shape.columns = fit(kPanel, rows);
-            shape.past_caches = levels == 0 && past;
+            shape.past_caches = past && (levels == 0 || summed);
+            shape.gathers = shape.past_caches && !judged && inputs > 1 && rows <= kMostSummed;
         }
         const bool directly = made_in_place<In, Out> && inputs <= shape.pass && levels == 0;
         const Index results = in_place<In, Out> || directly ? 0 : rows;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 // Instruction sets that this build has beside the portable one.
@@ -82,6 +83,7 @@ struct Group {
     const In* const* inputs;
     Index count;       // Q, the number of inputs, at least 1
     Index spares = 0;  // rows below the segment's that are syndromes: what they make of the inputs is judged, not kept
+    Index completes = 0;  // sums of the segment's tree that this group is the last of
 };
 
 // A stretch of columns over which the rows that exist do not change. Its result is the sum of the groups' results
@@ -104,8 +106,11 @@ template <class T>
 struct Scratch {
     Index columns;      // work is done in chunks of so many
     Index pass;         // inputs that are read together; between passes the chains rest in the outputs
+    Index summed;       // groups of so many inputs together are added up in registers
     Index ahead;        // columns beyond the next tile that many inputs are asked for ahead of their use
     bool past_caches;   // results are stored past the caches where a tile makes whole lines
+    bool gathers;       // where rows do not agree where a line begins, lines are gathered in cache
+    bool collides;      // too many rows share a set of the first-level cache to be read side by side
     T* panel;           // room for `columns` packed columns of `pass` inputs; null: they are read where they are
     T* const* outputs;  // P rows for chains at rest that the outputs cannot hold; null: results are made in place
     T* const* sums;     // tree_levels() times P rows for the tree's partial sums
@@ -135,6 +140,26 @@ inline Index tree_levels(Index groups) {
     for (; groups > 1; groups -= groups / 2) ++levels;
     return levels;
 }
+
+// Sums of the tree over `groups` that group g is the last of.
+inline Index sums_completed(Index groups, Index g) {
+    Index completed = 0;
+    for (Index lo = 0, hi = groups; hi - lo > 1;) {
+        const Index mid = (lo + hi) / 2;
+        if (g < mid) {
+            hi = mid;
+            completed = 0;
+        } else {
+            lo = mid;
+            ++completed;
+        }
+    }
+    return completed;
+}
+
+// At most so many groups, of at most so many rows, are added up in registers, with so many sums waiting for others.
+constexpr Index kMostAtOnce = 16, kMostWaiting = 4;
+constexpr Index kMostSummed = 3;
 
 // Computes columns [begin, end) of a segment.
 template <class In, class Out>

@@ -50,7 +50,7 @@ constexpr Index kPanelWidth = kPanelVectors * Vec<T>::lanes;
 template <class In>
 struct Direct {
     using Element = In;
-    static constexpr bool asked = false, in_panel = false;
+    static constexpr bool asked = false, in_panel = false, packs = false;
     const In* const* rows;
     Index x;
     FASTGC_INLINE Direct at(const Direct& inputs, Index, Index x) { return {inputs.rows, x}; }
@@ -63,21 +63,58 @@ struct Asked : Direct<In> {
     static constexpr bool asked = true;
     Index ahead;
     FASTGC_INLINE Asked at(const Asked& inputs, Index, Index x) { return {{inputs.rows, x}, inputs.ahead}; }
+    // Whether a tile must ask for every line: it may skip a third of those that are in a cache.
+    FASTGC_INLINE bool from_memory(const Asked& inputs) { return inputs.ahead > 0; }
+    // The `width` columns that the tile after the one at `row` has.
+    template <Index width, class T>
+    FASTGC_INLINE void ask(const T* row) {
+        constexpr Index line = kLine / sizeof(T), lines = width > line ? width / line : 1;
+        for (Index i = 0; i < lines; ++i) __builtin_prefetch(row + 2 * width - 1 - i * line, 0, 3);
+    }
 };
 
 // A panel: columns from `origin` on, packed in tiles that lie one after the other, input by input in each. What is
-// missing in the last one is never looked at.
+// missing in the last one is never looked at. While a block reads it, it asks for its share of the next panel's
+// columns, which are `ahead` bytes further in `next_count` of the inputs: asked for at once, they would hold up who
+// asks.
 template <class T>
 struct Packed {
     using Element = T;
-    static constexpr bool asked = false, in_panel = true;
-    const T* start;
+    static constexpr bool asked = false, in_panel = true, packs = false;
+    T* start;
     Index origin;
+    const char* const* next = nullptr;
+    Index next_count = 0, element = 0, ahead = 0;
+    FASTGC_INLINE T* place(T* start, Index origin, Index count, Index x) {
+        const Index within = (x - origin) % kPanelWidth<T>;
+        return start + (x - origin - within) * count + within;
+    }
     FASTGC_INLINE Packed at(const Packed& inputs, Index count, Index x) {
-        const Index within = (x - inputs.origin) % kPanelWidth<T>;
-        return {inputs.start + (x - inputs.origin - within) * count + within, x};
+        for (Index i = 0; i < inputs.next_count; ++i) {
+            const char* const from = inputs.next[i] + x * inputs.element + inputs.ahead;
+            for (Index b = 0; b < kPanelWidth<T> * inputs.element; b += kLine) __builtin_prefetch(from + b, 0, 2);
+        }
+        return {place(inputs.start, inputs.origin, count, x), x};
     }
     FASTGC_INLINE const T* row(const Packed& inputs, Index q) { return inputs.start + q * kPanelWidth<T>; }
+};
+
+// Inputs where they lie, which the block that reads them first packs on its way.
+template <class In>
+struct Packing {
+    using T = Compute<In>;
+    using Element = T;
+    static constexpr bool asked = false, in_panel = true, packs = true;
+    const In* const* rows;
+    T* start;
+    Index origin;
+    FASTGC_INLINE Packing at(const Packing& inputs, Index count, Index x) {
+        return {inputs.rows, Packed<T>::place(inputs.start, inputs.origin, count, x), x};
+    }
+    FASTGC_INLINE const In* row(const Packing& inputs, Index q) { return inputs.rows[q] + inputs.origin; }
+    FASTGC_INLINE void pack(const Packing& inputs, Index q, const Vec<T>* input, int count) {
+        for (int v = 0; v < count; ++v) Vec<T>::store(inputs.start + q * kPanelWidth<T> + v * Vec<T>::lanes, input[v]);
+    }
 };
 
 // Whether there is a mode `add`: see tree().
@@ -97,31 +134,35 @@ FASTGC_INLINE void chains(Mode mode, Index count, const T* coefficients, const I
     using W = Vec<T>;
     constexpr bool paired = kPaired<typename Inputs::Element, Out, V>;
     static_assert(!partial || V == 1);
-    const auto load = [&](const auto* from, W* to) {
+    const auto load = [&](const auto* from, W(&to)[V]) FASTGC_INLINED {
         if constexpr (partial)
             to[0] = W::load_n(from, n);
         else
-            load_all<paired>(from, to, V);
+            load_all<paired>(from, to);
     };
     W input[V];
+    const auto load_input = [&](Index number) FASTGC_INLINED {
+        load(Inputs::row(inputs, number), input);
+        if constexpr (Inputs::packs) Inputs::pack(inputs, number, input, V);
+    };
     Index q = 0;
     if (mode == Mode::accumulate) {
-        for (int r = 0; r < R; ++r) load(Rows<Out>::at(outputs, r, x), sum[r]);
+        each<R>([&](auto r) FASTGC_INLINED { load(Rows<Out>::at(outputs, r, x), sum[r]); });
     } else {
-        load(Inputs::row(inputs, 0), input);
-        for (int r = 0; r < R; ++r)
+        load_input(0);
+        each<R>([&](auto r) FASTGC_INLINED {
             for (int v = 0; v < V; ++v) sum[r][v] = W::mul(W::set1(coefficients[r]), input[v]);
+        });
         q = 1;
     }
     for (; q < count; ++q) {
-        if constexpr (Inputs::asked)
-            __builtin_prefetch(Inputs::row(inputs, q) + inputs.ahead + 2 * V * W::lanes - 1, 0, 3);
+        if constexpr (Inputs::asked) Inputs::template ask<V * W::lanes>(Inputs::row(inputs, q) + inputs.ahead);
         if constexpr (inputs_stay(R, V)) {
-            load(Inputs::row(inputs, q), input);
-            for (int r = 0; r < R; ++r) {
+            load_input(q);
+            each<R>([&](auto r) FASTGC_INLINED {
                 const W c = W::set1(coefficients[q * R + r]);
                 for (int v = 0; v < V; ++v) sum[r][v] = W::fma(c, input[v], sum[r][v]);
-            }
+            });
         } else {
             static_assert(!paired && coefficients_stay(R, V));
             W c[R];
@@ -150,6 +191,9 @@ FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inp
     using W = Vec<T>;
     constexpr bool partial = reach == Reach::partial;
     constexpr bool paired = kPaired<typename Inputs::Element, Out, V>;
+    if constexpr (Inputs::asked && reach == Reach::whole)  // a line must be there to be written to
+        if (Inputs::from_memory(inputs))
+            for (int r = 0; r < R; ++r) Inputs::template ask<V * W::lanes>(Rows<Out>::at(outputs, r, x) + inputs.ahead);
     W sum[R][V];
     chains<Out, R, V, partial>(reach == Reach::past_caches ? Mode::store : mode, count, coefficients, inputs, outputs,
                                x, n, sum);
@@ -161,9 +205,9 @@ FASTGC_INLINE void tile(Mode mode, Index count, const T* coefficients, const Inp
         if constexpr (partial)
             W::store_n(out, sum[r][0], n);
         else if constexpr (reach == Reach::past_caches)
-            stream_all<paired>(out, sum[r], V);
+            stream_all<paired>(out, sum[r]);
         else
-            store_all<paired>(out, sum[r], V);
+            store_all<paired>(out, sum[r]);
     }
 }
 
@@ -219,7 +263,11 @@ void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> o
             for (; x + even_width <= end; x += even_width)
                 tiles(even, Constant<Reach, Reach::past_caches>{}, store, x, 0);
     }
-    if (Inputs::asked || mode != Mode::store)
+    bool by_lines = false;  // tiles of which each asks for whole lines
+    if constexpr (Inputs::asked && V != E) by_lines = Inputs::from_memory(inputs);
+    if (by_lines)
+        ;
+    else if (Inputs::asked || mode != Mode::store)
         for (; x + width <= end; x += width) tiles(all, whole, mode, x, 0);
     else if constexpr (!Inputs::asked)
         for (; x + width <= end; x += width) tiles(all, whole, store, x, 0);
@@ -231,6 +279,105 @@ void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> o
         for (; x + W::lanes <= end; x += W::lanes) tiles(narrow, whole, mode, x, 0);
         if (x < end) tiles(narrow, Constant<Reach, Reach::partial>{}, mode, x, end - x);
     }
+}
+
+// Copies columns of a row, into another type where that is one of the two.
+template <class From, class To>
+void copy(const From* from, To* to, Index n) {
+    using W = Vec<Compute<From>>;
+    Index x = 0;
+    for (; x + W::lanes <= n; x += W::lanes) W::store(to + x, W::load(from + x));
+    if (x < n) W::store_n(to + x, W::load_n(from + x, n - x), n - x);
+}
+
+// The groups [first, last), a node of their tree, all with one block of rows.
+template <class In>
+struct Sum {
+    const Group<In>*first, *last;
+};
+
+// R rows by V vectors of their sum. What groups make waits in the first-level cache until the tree wants it.
+template <class T, int R, int V, bool partial, class In, class Out>
+void sum_tile(const Sum<In> of, Rows<Out> outputs, bool past_caches, Index x, Index n) {
+    using W = Vec<T>;
+    constexpr bool paired = kPaired<In, Out, V>;
+    W sum[R][V], waiting[kMostWaiting][R * V];
+    const auto at = [&](auto i) FASTGC_INLINED -> W& { return sum[i / V][i % V]; };
+    Index depth = 0;
+    for (const Group<In>* group = of.first;; ++group) {
+        chains<Out, R, V, partial>(Mode::store, group->count, group->coefficients, Direct<In>{group->inputs, x},
+                                   outputs, x, n, sum);
+        for (Index i = group->completes; i > 0 && depth > 0; --i) {
+            --depth;
+            each<R * V>([&](auto i) FASTGC_INLINED { at(i) = W::add(waiting[depth][i], at(i)); });
+        }
+        if (group + 1 == of.last) break;
+        each<R * V>([&](auto i) FASTGC_INLINED { waiting[depth][i] = at(i); });
+        ++depth;
+    }
+    each<R>([&](auto r) FASTGC_INLINED {
+        Out* const out = Rows<Out>::at(outputs, r, x);
+        if constexpr (partial)
+            W::store_n(out, sum[r][0], n);
+        else if (kPassesCaches && V > 1 && past_caches)
+            stream_all<paired>(out, sum[r]);
+        else
+            store_all<paired>(out, sum[r]);
+    });
+}
+
+template <class In, class Out, int R>
+constexpr int sum_vectors = sizeof(In) == sizeof(Out) && vectors(R) == 4 ? 4 : even_vectors(R);
+
+// Columns of R rows of it.
+template <class T, int R, class In, class Out>
+void sum_columns(const Sum<In>& of, Rows<Out> outputs, bool past_caches, Index begin, Index end) {
+    constexpr int V = sum_vectors<In, Out, R>;
+    constexpr Index lanes = Vec<T>::lanes, width = V * lanes;
+    const bool past = past_caches && width * sizeof(Out) % kLine == 0 && before_aligned(kLine, R, outputs, begin) == 0;
+    Index x = begin;
+    for (; x + width <= end; x += width) sum_tile<T, R, V, false>(of, outputs, past, x, 0);
+    for (; x + lanes <= end; x += lanes) sum_tile<T, R, 1, false>(of, outputs, false, x, 0);
+    if (x < end) sum_tile<T, R, 1, true>(of, outputs, false, x, end - x);
+}
+
+// The same for rows of which no column begins a line in all: results are gathered in the first-level cache, and go out
+// from there in whole lines, a tile later, so that no load waits for a store.
+template <class T, int R, class In, class Out>
+void sum_gathered(const Sum<In>& of, Rows<Out> outputs, Index begin, Index end) {
+    using W = Vec<T>;
+    constexpr int V = sum_vectors<In, Out, R>;
+    constexpr Index width = V * W::lanes, room = 8 * width, line = kLine / sizeof(Out);
+    alignas(kLine) Out gathered[R][line + room];  // what is left of the columns before, and the next
+    Out* starts[R];
+    Index next[R];  // the first column that has not gone out
+    for (int r = 0; r < R; ++r) {
+        starts[r] = gathered[r] + line;
+        next[r] = begin + before_aligned(kLine, 1, outputs.from(r), begin);
+    }
+    Index x = begin;
+    for (; x + room <= end; x += room) {
+        const Rows<Out> here{starts, x};
+        const auto put_lines = [&](Index until) FASTGC_INLINED {
+            for (int r = 0; r < R; ++r)
+                for (; next[r] + line <= until; next[r] += line)
+                    for (Index i = 0; i < line; i += W::lanes)
+                        W::stream(Rows<Out>::at(outputs, r, next[r] + i), W::load(Rows<Out>::at(here, r, next[r] + i)));
+        };
+        for (Index t = 0; t < room; t += width) {
+            sum_tile<T, R, V, false>(of, here, false, x + t, 0);
+            put_lines(x + t);
+        }
+        put_lines(x + room);
+        for (int r = 0; r < R; ++r) {
+            if (x == begin)
+                copy(starts[r], Rows<Out>::at(outputs, r, begin), before_aligned(kLine, 1, outputs.from(r), begin));
+            copy(gathered[r] + room, gathered[r], line);
+        }
+    }
+    if (x > begin)
+        for (int r = 0; r < R; ++r) copy(starts[r] + (next[r] - x), Rows<Out>::at(outputs, r, next[r]), x - next[r]);
+    sum_columns<T, R>(of, outputs, false, x, end);
 }
 
 // Calls of(R) with a constant.
@@ -256,20 +403,12 @@ void with_rows(Index count, const Of& of) {
 template <class Out, class T, class Inputs>
 void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, bool past_caches, Index begin,
           Index end) {
-    constexpr int fewest = Inputs::asked ? 4 : Inputs::in_panel ? 3 : 1;  // of more rows than one block has
+    // Of more rows than one block has.
+    constexpr int fewest = Inputs::packs ? kMaxBlockRows : Inputs::asked ? 4 : Inputs::in_panel ? 3 : 1;
     with_rows(blocks.rows, [&](auto count) {
         if constexpr (count.value >= fewest)
             columns<Out, count.value>(mode, blocks, inputs, outputs, past_caches, begin, end);
     });
-}
-
-// Copies columns of a row, into another type where that is one of the two.
-template <class From, class To>
-void copy(const From* from, To* to, Index n) {
-    using W = Vec<Compute<From>>;
-    Index x = 0;
-    for (; x + W::lanes <= n; x += W::lanes) W::store(to + x, W::load(from + x));
-    if (x < n) W::store_n(to + x, W::load_n(from + x, n - x), n - x);
 }
 
 // Copies n columns of an input into its place in a panel of `count`.
@@ -297,10 +436,10 @@ void multiple(Compute<In> coefficient, const In* from, Out* to, bool past_caches
     const auto result = [&](W input, W chain) {
         return mode == Mode::accumulate ? W::fma(c, input, chain) : W::mul(c, input);
     };
-    const auto wide = [&](Index x, W* chains) {
+    const auto wide = [&](Index x, W(&chains)[V]) {
         W input[V];
-        load_all<paired>(from + x, input, V);
-        if constexpr (mode == Mode::accumulate) load_all<paired>(to + x, chains, V);
+        load_all<paired>(from + x, input);
+        if constexpr (mode == Mode::accumulate) load_all<paired>(to + x, chains);
         for (int v = 0; v < V; ++v) chains[v] = result(input[v], chains[v]);
     };
     const auto narrow = [&](Index x, Index end) {
@@ -315,12 +454,12 @@ void multiple(Compute<In> coefficient, const In* from, Out* to, bool past_caches
         if (head < n) narrow(0, x = head);
         for (; x + width <= n; x += width) {
             wide(x, chains);
-            stream_all<paired>(to + x, chains, V);
+            stream_all<paired>(to + x, chains);
         }
     }
     for (; x + width <= n; x += width) {
         wide(x, chains);
-        store_all<paired>(to + x, chains, V);
+        store_all<paired>(to + x, chains);
     }
     narrow(x, n);
 }
@@ -349,9 +488,9 @@ double judged_columns(Mode mode, Index kept, const Group<In> group, const T* coe
             if constexpr (partial.value)
                 W::store_n(out, sum[r][0], n);
             else if (count == V && past_caches)
-                stream_all<false>(out, sum[r], count);
+                stream_all<false>(out, sum[r]);
             else
-                store_all<false>(out, sum[r], count);
+                store_all<false>(out, sum[r]);
         }
     };
     constexpr Constant<bool, false> whole{};
@@ -384,6 +523,19 @@ double judged_product(Mode mode, Index rows, const Group<In>& group, Rows<T> out
     return energy;
 }
 
+// A panel for its reader of that number: the first block has packed it, the others share in asking for the next.
+template <class T, class In>
+Packed<T> panel(const Scratch<T>& scratch, const In* const* inputs, Index count, Index number, Index rows, Index begin,
+                Index end) {
+    if (scratch.ahead == 0 || scratch.collides) return {scratch.panel, begin};
+    const Index readers = (rows - 1) / kMaxBlockRows, share = (count + readers - 1) / readers;
+    const Index from = number * share < count ? number * share : count;
+    const Index asked = share < count - from ? share : count - from;
+    constexpr Index element = sizeof(In);
+    const Index ahead = (end - begin) * element + kLine - element;
+    return {scratch.panel, begin, reinterpret_cast<const char* const*>(inputs + from), asked, element, ahead};
+}
+
 // All P rows of one group's product, over a chunk of the columns.
 template <class In, class Out, class To>
 void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group, const Scratch<Compute<In>>& scratch,
@@ -407,16 +559,18 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
         return;
     }
     const bool packs = scratch.panel != nullptr && segment.rows > kMaxBlockRows;
+    // Nearly always 6 rows, so that no other block needs code for it.
+    const bool packs_on_the_way = packs && !scratch.collides && block_rows(segment.rows, 0) == kMaxBlockRows;
     const Index passes = (group.count + scratch.pass - 1) / scratch.pass;
     const Index pass = (group.count + passes - 1) / passes;
     for (Index q = 0; q < group.count; q += pass) {
         const Mode now = q > 0 ? Mode::accumulate : mode;
         const Index count = group.count - q < pass ? group.count - q : pass;
         const In* const* const inputs = group.inputs + q;
-        if (packs)
+        if (packs && !packs_on_the_way)
             for (Index i = 0; i < count; ++i)
                 pack(inputs[i] + begin, scratch.panel + i * kPanelWidth<T>, count, end - begin);
-        for (Index first = 0; first < segment.rows;) {
+        for (Index first = 0, number = 0; first < segment.rows;) {
             Blocks<T> blocks{1, block_rows(segment.rows, first), count, group.coefficients + first * group.count, 0};
             // All blocks go through a tile's columns before the next tile, so that memory is asked for steadily; in a
             // panel one block goes through all columns, so that its coefficients are read once.
@@ -430,8 +584,10 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
                 rows(now, blocks, from, outputs.from(first), scratch.past_caches, begin, end);
             };
             const Direct<In> direct{inputs, 0};
-            if (packs)
-                compute(Packed<T>{scratch.panel, begin});
+            if (packs_on_the_way && first == 0)
+                compute(Packing<In>{inputs, scratch.panel, begin});
+            else if (packs)
+                compute(panel(scratch, inputs, count, number++, segment.rows, begin, end));
             else if (first == 0 && count >= kUnfollowed && segment.rows > kMaxBlockRows)
                 compute(Asked<In>{direct, scratch.ahead});
             else
@@ -455,11 +611,26 @@ void add(Index rows, Rows<T> outputs, T* const* terms, Index begin, Index end) {
     }
 }
 
+// Whether groups are added up in registers: where their inputs are not too many to be read side by side.
+template <class In, class T>
+bool in_registers(const Sum<In>& of, Index rows, const Scratch<T>& scratch) {
+    if (of.last - of.first > kMostAtOnce || rows > kMostSummed) return false;
+    Index inputs = 0;
+    for (const Group<In>* group = of.first; group < of.last; ++group) inputs += group->count;
+    return inputs <= scratch.summed;
+}
+
 // Groups [lo, hi) into `outputs`; `buffers` are the row pointers of the tree's free partial sums.
 template <class In, class Out, class T>
 void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, Index hi, Rows<T> outputs,
           T* const* buffers, Index begin, Index end) {
     if (hi - lo == 1) return product(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end);
+    const Sum<In> all{segment.groups + lo, segment.groups + hi};
+    if (in_registers(all, segment.rows, scratch))
+        return with_rows(segment.rows, [&](auto count) {
+            if constexpr (count.value <= kMostSummed)
+                sum_columns<T, count.value>(all, outputs, scratch.past_caches, begin, end);
+        });
     const Index mid = (lo + hi) / 2;
     tree(segment, scratch, lo, mid, outputs, buffers, begin, end);
     // A product that one pass finishes is added where it is made; few have panels.
@@ -473,6 +644,14 @@ void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, 
 template <class In, class Out, class To>
 void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Rows<To> outputs, Index begin,
            Index end) {
+    if constexpr (kPassesCaches && sizeof(In) == sizeof(To) && in_place<In, To>) {
+        if (scratch.gathers && !segment.accumulate && before_aligned(kLine, segment.rows, outputs, begin) < 0)
+            return with_rows(segment.rows, [&](auto count) {
+                const Sum<In> all{segment.groups, segment.groups + segment.group_count};
+                if constexpr (count.value > 1 && count.value <= kMostSummed)
+                    sum_gathered<Compute<In>, count.value>(all, outputs, begin, end);
+            });
+    }
     if (segment.group_count == 1)
         return product(segment.accumulate ? Mode::accumulate : Mode::store, segment, segment.groups[0], scratch,
                        outputs, begin, end);

@@ -6,6 +6,9 @@
 #define FASTGC_INLINE static inline __attribute__((always_inline))
 #define FASTGC_INLINED __attribute__((always_inline))  // of lambdas
 
+// Whether `stream` passes the caches.
+constexpr bool kPassesCaches = FASTGC_TARGET_ID == FASTGC_AVX2_ID || FASTGC_TARGET_ID == FASTGC_AVX512_ID;
+
 // Orders non-temporal stores before whatever tells another thread of them.
 FASTGC_INLINE void fence() {
 #if FASTGC_TARGET_ID == FASTGC_AVX2_ID || FASTGC_TARGET_ID == FASTGC_AVX512_ID
@@ -424,24 +427,33 @@ constexpr bool kPaired = false;
 template <int V>
 constexpr bool kPaired<BFloat16, BFloat16, V> = V % 2 == 0;
 #endif
-template <bool paired, class W, class T>
-FASTGC_INLINE void load_all(const T* p, W* a, int count) {
+// Calls body(i) for i = 0 … count - 1, all constants: arrays so indexed are in registers whatever a compiler unrolls.
+template <class Body, int... i>
+FASTGC_INLINE void each_of(const Body& body, std::integer_sequence<int, i...>) {
+    (body(Constant<int, i>{}), ...);
+}
+template <int count, class Body>
+FASTGC_INLINE void each(const Body& body) {
+    each_of(body, std::make_integer_sequence<int, count>{});
+}
+template <bool paired, class W, class T, int count>
+FASTGC_INLINE void load_all(const T* p, W (&a)[count]) {
     if constexpr (paired)
         for (int v = 0; v < count; v += 2) W::load_pair(p + v * W::lanes, a[v], a[v + 1]);
     else
-        for (int v = 0; v < count; ++v) a[v] = W::load(p + v * W::lanes);
+        each<count>([&](auto v) FASTGC_INLINED { a[v] = W::load(p + v * W::lanes); });
 }
-template <bool paired, class W, class T>
-FASTGC_INLINE void store_all(T* p, const W* a, int count) {
+template <bool paired, class W, class T, int count>
+FASTGC_INLINE void store_all(T* p, const W (&a)[count]) {
     if constexpr (paired)
         for (int v = 0; v < count; v += 2) W::store_pair(p + v * W::lanes, a[v], a[v + 1]);
     else
-        for (int v = 0; v < count; ++v) W::store(p + v * W::lanes, a[v]);
+        each<count>([&](auto v) FASTGC_INLINED { W::store(p + v * W::lanes, a[v]); });
 }
-template <bool paired, class W, class T>
-FASTGC_INLINE void stream_all(T* p, const W* a, int count) {
+template <bool paired, class W, class T, int count>
+FASTGC_INLINE void stream_all(T* p, const W (&a)[count]) {
     if constexpr (paired)
         for (int v = 0; v < count; v += 2) W::stream_pair(p + v * W::lanes, a[v], a[v + 1]);
     else
-        for (int v = 0; v < count; ++v) W::stream(p + v * W::lanes, a[v]);
+        each<count>([&](auto v) FASTGC_INLINED { W::stream(p + v * W::lanes, a[v]); });
 }

@@ -465,6 +465,7 @@ void test_all(const fastgc::Options& how, std::mt19937& random) {
         test_lincomb<In, Out>(how, 11, 40, 3001, accumulate, random);
         test_lincomb<In, Out>(how, 2, 20, 9001, accumulate, random);
         test_lincomb<In, Out>(how, 1, 3, 40001, accumulate, random);
+        test_lincomb<In, Out>(how, 26, 7, 301, accumulate, random);  // half types by way of panels
     }
     for (Index m = 1; m <= 6; ++m) {
         for (Index length = 1; length <= 40; length += thin ? 3 : 1)
@@ -487,10 +488,14 @@ void test_all(const fastgc::Options& how, std::mt19937& random) {
                 for (Index length : {7, 8192, 40007}) test_decode_checked<In>(how, groups, 3, spares, length, random);
 }
 
-// Results past the caches need more than 32 MiB of them, and copies of many rows as much to move.
+// What is only done with more than a last cache holds, of which 8 MiB count as memory and 24 are passed by.
 void test_large(const fastgc::Options& how, std::mt19937& random) {
     test_lincomb<float, float>(how, 3, 1, 2800013, false, random);
-    test_lincomb<float, float>(how, 50, 2, 162001, false, random);
+    test_lincomb<float, float>(how, 50, 9, 45001, false, random);  // panels that ask for the next
+    for (bool accumulate : {false, true}) test_lincomb<float, float>(how, 2, 3, 1310003, accumulate, random);
+    for (Index past : {0, 5})  // rows that agree where a line begins, and that do not
+        for (Index m : {2, 3}) test_decode<float, float>(how, 3, m, m * (16 * 55000 + past), random);
+    test_decode<double, double>(how, 4, 2, 2 * 300005, random);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,11 @@ SHUTDOWN_SECONDS = 7.0
 END_SECONDS = 2.0
 """From there until mpirun and the ranks of this host are killed."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+SESSIONS = "PRTE_MCA_prte_local_tmpdir_base"
+"""Where mpirun keeps what it needs while it runs, in a folder named by its process id. It cannot start where an mpirun
+that was killed has left such a folder and its id has come up again: so every job's is in a place of its own."""
+SESSIONS_OF_ALL = "PRTE_MCA_prte_tmpdir_base"
+"""The same for mpirun and its daemons on other hosts; it refuses to be told both."""
 PR_SET_PDEATHSIG = 1
 EXIT_FAILED = 1
 EXIT_LOST = 3
@@ -105,7 +111,7 @@ def run(ranks: int, folder: Path, arguments: list[str], look: Callable[[], None]
     command, environment = python_on(ranks)
     command += ["-m", "mpi_runner", *arguments]
     environment[LAUNCHED] = "1"
-    with signals_noted() as received:
+    with signals_noted() as received, _sessions_of_its_own(environment):
         # A session of its own: a Ctrl-C would otherwise reach mpirun twice, from the terminal and from here, and
         # mpirun takes a second signal as an order to leave without ending its ranks.
         process = subprocess.Popen(
@@ -189,6 +195,18 @@ def signals_noted() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _sessions_of_its_own(environment: dict[str, str]) -> Iterator[None]:
+    """Let mpirun keep its files in a new folder, unless the user has said where all hosts are to keep theirs."""
+    if SESSIONS_OF_ALL in environment:
+        yield
+        return
+    with tempfile.TemporaryDirectory(
+        prefix="fastgc-", dir=environment.get(SESSIONS), ignore_cleanup_errors=True
+    ) as environment[SESSIONS]:
+        yield
 
 
 def _die_with_launcher() -> Callable[[], object] | None:

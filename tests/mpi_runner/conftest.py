@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from runner_support import LIMIT, ROWS, SEED, Run, Start, Train
 
 from mpi_runner import flights
 from mpi_runner.cache import DataError
+from mpi_runner.launch import SESSIONS_OF_ALL
 
 # Jobs that a test starts by mpirun have more ranks than there are cores, as those of the launcher, which does the same:
 # threads that wait for each other would take half of the time.
@@ -21,6 +23,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell has what it starts in the background ignore this signal, and what a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def sessions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no mpirun, and no daemon of one, find what another has left that a test killed: see `launch.SESSIONS`."""
+    monkeypatch.setenv(SESSIONS_OF_ALL, str(tmp_path_factory.getbasetemp() / "mpirun" / uuid.uuid4().hex))
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,6 @@ class BuildExtension(build_ext):
             self.options = toolchain.compiling(sys.platform, self.macros)
         except ValueError as error:
             raise PlatformError(str(error)) from None
-        _ = self.openmp  # asked once, before there are threads
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             self.objects = dict(zip(sources, pool.map(self.compiled, sources), strict=True))
         super().build_extensions()
@@ -104,7 +103,7 @@ class BuildExtension(build_ext):
 
     def compiled(self, source: str) -> str:
         """The object file: one of an earlier build, if it was made in the same way and nothing has changed since."""
-        macros, includes, options = [], [], [*self.options, *self.openmp]
+        macros, includes, options = [], [], [*self.options]
         made_by = [*self.compiler.compiler_so_cxx, *options, self.distribution.get_version()]
         if source in C_INTERFACE:
             macros = [("FASTGC_VERSION", f'"{self.distribution.get_version()}"')]
@@ -124,7 +123,7 @@ class BuildExtension(build_ext):
         return target
 
     def build_extension(self, extension: Extension) -> None:
-        linker, options = self.compiler.linker_so_cxx, [*self.openmp, *toolchain.linking(sys.platform)]
+        linker, options = self.compiler.linker_so_cxx, toolchain.linking(sys.platform)
         target = self.get_ext_fullpath(extension.name)
         if isinstance(extension, SharedLibrary):
             self.mkpath(os.path.dirname(target))  # for what is written beside it
@@ -153,22 +152,6 @@ class BuildExtension(build_ext):
             command = [*self.compiler.compiler_so_cxx, "-dM", "-E", source]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return {line.split()[1] for line in said.splitlines()}
-
-    @cached_property
-    def openmp(self) -> list[str]:
-        """The option for OpenMP where compiler and linker have it; without it every call runs on one thread."""
-        with tempfile.TemporaryDirectory() as folder:
-            source = os.path.join(folder, "probe.cpp")
-            with open(source, "w") as file:
-                file.write("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
-            try:
-                objects = self.compiler.compile([source], output_dir=folder, extra_preargs=["-fopenmp"])
-                options = ["-fopenmp", *toolchain.linking(sys.platform)]
-                self.compiler.link_executable(objects, os.path.join(folder, "probe"), extra_preargs=options)
-            except Exception:  # whatever the compiler's class raises, it means no
-                self.warn("this compiler has no OpenMP (-fopenmp): kernels will run on one thread")
-                return []
-        return ["-fopenmp"]
 
     # Where things lie -------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class Effort:
         Bounds on the number of rounds. Seven rounds give the median an interval of 95 % confidence.
     settle : float
         Seconds of rest before a sample on several threads: idle workers of the pool that ran before still spin, and
-        take a core from the next. GNU OpenMP's do so for some milliseconds.
+        take a core from the next. OpenBLAS's and GNU OpenMP's do so for some milliseconds.
     retakes : int
         How often a sample is taken again because the kernel took a core away.
     hopeless : float

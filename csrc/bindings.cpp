@@ -422,16 +422,10 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
         return py::tuple(list);
     });
     module.def("isa", [] { return fastgc::default_kernels().name; });
-#ifdef _OPENMP
-    constexpr int openmp = _OPENMP;  // the year and month of the specification
-#else
-    constexpr int openmp = 0;
-#endif
 #ifdef __VERSION__
-    module.attr("build") =
-        py::dict("compiler"_a = FASTGC_COMPILER __VERSION__, "flags"_a = FASTGC_FLAGS, "openmp"_a = openmp);
+    module.attr("build") = py::dict("compiler"_a = FASTGC_COMPILER __VERSION__, "flags"_a = FASTGC_FLAGS);
 #else
-    module.attr("build") = py::dict("compiler"_a = "unknown", "flags"_a = FASTGC_FLAGS, "openmp"_a = openmp);
+    module.attr("build") = py::dict("compiler"_a = "unknown", "flags"_a = FASTGC_FLAGS);
 #endif
     module.def("fused", [](const std::string& isa) { return fastgc::kernels_named(isa, "isa").fused; }, "isa"_a);
 }

@@ -15,7 +15,7 @@ struct Options {
     int threads = 0;                   // at most this many; 0: no limit
     // Bytes that make a thread worth waking. At the 30 GB/s of a cache this is 9 us, twice what waking one costs.
     double grain = 256 * 1024;
-    Team* team = nullptr;  // null: OpenMP's threads
+    Team* team = nullptr;  // null: the library's own threads
 };
 
 // Coefficients are row-major doubles, rounded once to Compute<In>. The pairs of types are those of struct Lincombs.

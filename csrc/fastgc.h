@@ -68,7 +68,7 @@ FASTGC_API const char* fastgc_instruction_set(void);
 /* The instruction sets that work here, slowest first, from number 0; NULL beyond the last. */
 FASTGC_API const char* fastgc_available_instruction_set(int number);
 
-/* Threads that a large call without a limit would use now; 1 where the library was built without OpenMP. */
+/* Threads that a large call without a limit would use now. */
 FASTGC_API int fastgc_max_threads(void);
 
 /* Linear combinations of rows: outputs[p] = sum over q of coefficients[p, q] inputs[q], for P outputs and Q inputs of

@@ -56,7 +56,7 @@ def compiling(platform: str, macros: Collection[str]) -> list[str]:
     unaligned are as fast where memory is aligned. GNU as has the option since 2.38; Clang aligns what it keeps there.
     """
     if platform != "win32":
-        return [*COMPILE]
+        return [*COMPILE, "-pthread"]
     if "__MINGW32__" not in macros:
         raise ValueError(f"this compiler does not target mingw; fastgc is built by {NEEDED}")
     if "__clang__" in macros or "__x86_64__" not in macros:
@@ -72,10 +72,14 @@ def python_macros(platform: str) -> list[tuple[str, str]]:
 def linking(platform: str) -> list[str]:
     """The linker's options for all that is linked.
 
-    On Windows nothing finds a library that lies beside an extension but what is in it: the compiler's own libraries,
-    OpenMP's among them, are linked into each. The time of the build is left out, so that builds can be repeated.
+    On Windows nothing finds a library that lies beside an extension but what is in it: the compiler's own libraries are
+    linked into each. The time of the build is left out, so that builds can be repeated.
     """
-    return ["-static", "-Wl,--no-insert-timestamp"] if platform == "win32" else []
+    if platform == "win32":
+        return ["-static", "-Wl,--no-insert-timestamp"]
+    if platform == "darwin":
+        return []
+    return ["-pthread", "-Wl,--as-needed", "-ldl"]  # libraries of their own before glibc 2.34
 
 
 def linking_library(platform: str, name: str, folder: str) -> list[str]:
@@ -88,7 +92,4 @@ def linking_library(platform: str, name: str, folder: str) -> list[str]:
         return [f"-Wl,--out-implib,{folder}/{import_library(platform, name)}"]
     if platform == "darwin":
         return [f"-Wl,-install_name,@rpath/{file}", "-Wl,-exported_symbol,_fastgc_*"]
-    options = [f"-Wl,-soname,{file}", "-Wl,--version-script=csrc/fastgc.map"]
-    if platform == "linux":  # loads the CUDA driver, by what is a library of its own before glibc 2.34
-        options += ["-Wl,--as-needed", "-ldl"]
-    return options
+    return [f"-Wl,-soname,{file}", "-Wl,--version-script=csrc/fastgc.map"]

@@ -53,7 +53,7 @@ class DefaultFloats {
 class Pool final : public fastgc::Team {
   public:
     explicit Pool(ffi::ThreadPool& pool) : pool_(pool) {}
-    int size() override { return static_cast<int>(std::min<std::int64_t>(pool_.num_threads(), 1 << 20)); }
+    int size(double) override { return static_cast<int>(std::min<std::int64_t>(pool_.num_threads(), 1 << 20)); }
     void run(int shares, void (*body)(const void* context, int t), const void* context) override {
         struct State {
             std::atomic<int> next{0};

@@ -107,11 +107,11 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``, ``build`` (``compiler``, ``flags`` and ``openmp``: the date of its specification, 0 without; None
-        without the compiled kernels), ``backends`` (the default first), ``missing`` (why others do not work here),
-        ``isa`` (the instruction set in use; None without the compiled kernels), ``isas`` (those that work here, slowest
-        first), ``threads``, ``jax`` (why `fastgc.jax` cannot be used; None where it can), ``include`` and ``library``
-        (the folder of the C header and the library; None where they have not been built), ``numpy``, ``python``.
+        ``version``, ``build`` (``compiler`` and ``flags``; None without the compiled kernels), ``backends`` (the
+        default first), ``missing`` (why others do not work here), ``isa`` (the instruction set in use; None without the
+        compiled kernels), ``isas`` (those that work here, slowest first), ``threads``, ``jax`` (why
+        `fastgc.jax` cannot be used; None where it can), ``include`` and ``library`` (the folder of the C header and the
+        library; None where they have not been built), ``numpy``, ``python``.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def info() -> dict[str, Any]:
     """
     isa: str | None = None
     isas: list[str] = []
-    build: dict[str, str | int] | None = None
+    build: dict[str, str] | None = None
     if "cpp" in kernels.backends():
         from fastgc import _core
 
@@ -142,12 +142,11 @@ def info() -> dict[str, Any]:
 
 
 def _info_text(values: dict[str, Any]) -> str:
-    build = values["build"] or {"compiler": "none", "flags": "none", "openmp": 0}
+    build = values["build"] or {"compiler": "none", "flags": "none"}
     rows = [
         ("fastgc", values["version"]),
         ("compiler", build["compiler"]),
         ("flags", build["flags"]),
-        ("OpenMP", str(build["openmp"] or "none: calls run on one thread")),
         ("backends", ", ".join(values["backends"]) or "none"),
         *((f"no {name}", why) for name, why in values["missing"].items()),
         ("instruction set", values["isa"] or "none: the compiled kernels are missing"),

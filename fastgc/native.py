@@ -63,7 +63,7 @@ def get_include() -> str:
 def get_library() -> str:
     """The shared library ``libfastgc``, whose interface is ``fastgc.h``.
 
-    It holds the kernels and nothing of Python; its thread pool is the one of OpenMP's run-time library.
+    It holds the kernels and nothing of Python; its threads are its own.
 
     Returns
     -------

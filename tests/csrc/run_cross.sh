@@ -1,6 +1,6 @@
 #!/bin/sh
 # Compiles and links for machines that are not at hand what setup.py compiles there, with its options, by Clang as zig
-# has it, without OpenMP: libfastgc and the C++ core's test. Where Wine is installed the test is run for Windows.
+# has it: libfastgc and the C++ core's test. Where Wine is installed the test is run for Windows.
 # PYTHON has ziglang (pip install ziglang); arguments name some of the targets.
 set -eu
 cd "$(dirname "$0")/../.."

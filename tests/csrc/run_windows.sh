@@ -10,8 +10,8 @@ for tool in $target-g++ wine python3; do
     command -v "$tool" > /dev/null || { echo "$tool is not installed" >&2; exit 2; }
 done
 options() { PYTHONPATH=csrc python3 -Bc "import toolchain; print(*toolchain.$1)"; }
-compile="$(options "compiling('win32', {'__MINGW32__', '__x86_64__'})") -fopenmp -Werror"
-link="-fopenmp $(options "linking('win32')")"
+compile="$(options "compiling('win32', {'__MINGW32__', '__x86_64__'})") -Werror"
+link=$(options "linking('win32')")
 rm -rf .windows && mkdir -p .windows/include .windows/lib
 cp csrc/fastgc.h csrc/fastgc.hpp .windows/include
 

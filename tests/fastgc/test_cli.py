@@ -52,7 +52,7 @@ def test_info_as_json() -> None:
     if "cpp" in values["backends"]:
         assert values["isa"] in values["isas"]
         assert "portable" in values["isas"]
-        assert set(values["build"]) == {"compiler", "flags", "openmp"}
+        assert set(values["build"]) == {"compiler", "flags"}
         assert "-ffp-contract=off" in values["build"]["flags"]
         assert values["library"] == fastgc.get_library()
         assert values["include"] == fastgc.get_include()
@@ -84,6 +84,15 @@ def test_info_knows_the_forced_instruction_set() -> None:
 def test_threads_are_bounded(asked: str, most: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert 1 <= cli.info()["threads"] <= (most or os.cpu_count() or 1)
+
+
+@pytest.mark.skipif("cpp" not in kernels.backends(), reason="the compiled kernels are missing")
+@pytest.mark.parametrize("asked", ["1", "2", " 2 ", "2,4", "10000", "", "0", "-1", "x", "2x"])
+def test_the_kernels_use_as_many_threads_as_info_says(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    program = "import ctypes, fastgc; print(ctypes.CDLL(fastgc.get_library()).fastgc_max_threads())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) == cli.info()["threads"]
 
 
 def test_codes() -> None:

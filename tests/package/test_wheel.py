@@ -76,9 +76,7 @@ def test_the_wheel_is_for_any_linux_and_complete(wheel: Path) -> None:
         assert f"fastgc/{name}" in names
     sources = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fastgc/**/*.py")}
     assert sources <= names
-    # OpenMP's run-time library comes along under a name of its own, so that nothing else in a process is taken for it.
-    vendored = [name for name in names if name.startswith("fast_gradient_coding.libs/l")]
-    assert [name.split("/")[1].split("-")[0] for name in vendored] == ["libgomp"]
+    assert not [name for name in names if ".libs/" in name]  # it needs no library that not every Linux has
 
 
 def test_it_runs_without_a_compiler_and_with_numpy_alone(environment: Environment) -> None:

@@ -52,8 +52,7 @@ _, status = os.waitpid(child, 0)
 assert status == 0, status
 for name in reversed(order):
     globals()[name]()
-pools = {line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line} if sys.platform == "linux" else set()
-print("OpenMP libraries:", len(pools))
+print("done")
 """
 OTHERS = [name for name in ("torch", "scipy") if find_spec(name) is not None]
 
@@ -70,4 +69,4 @@ def test_thread_pools_get_on(order: tuple[str, ...]) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("OpenMP libraries:")
+    assert result.stdout == "done\n"

@@ -346,10 +346,19 @@ void test_decoding_weights(const fastgc::Options& how, Index n, Index k, Index b
     }
 }
 
+// The library's threads, as many as a test asks for: whatever the machine's CPUs, and whether they sleep or not.
+class Always final : public fastgc::Team {
+  public:
+    int size(double) override { return 1 << 10; }
+    void run(int shares, void (*body)(const void* context, int t), const void* context) override {
+        fastgc::own_threads().run(shares, body, context);
+    }
+};
+
 // A caller's own threads: they may come in any order, and one may do all the work.
 class Backwards final : public fastgc::Team {
   public:
-    int size() override { return 3; }
+    int size(double) override { return 3; }
     void run(int shares, void (*body)(const void* context, int t), const void* context) override {
         for (int t = shares; t-- > 0;) body(context, t);
         ran = ran + shares;
@@ -502,11 +511,13 @@ void test_large(const fastgc::Options& how, std::mt19937& random) {
 
 int main() {
     std::mt19937 random(20200514);
+    Always team;
     for (const fastgc::Kernels* kernels : fastgc::available_kernels())
         for (int threads : {1, 3}) {
             fastgc::Options how;
             how.kernels = kernels;
             how.threads = threads;
+            how.team = &team;
             if (threads > 1) how.grain = 256;  // so that short rows are cut as well
             test_all<float, float>(how, random);
             test_all<float, Float16>(how, random);

@@ -35,11 +35,13 @@ for target in ${*:-x86_64-macos aarch64-macos x86_64-windows-gnu aarch64-windows
     # shellcheck disable=SC2086
     $compiler $core "$folder/test_core.o" -o "$folder/test_core.exe"
     $compiler "$folder/test_patterns.o" -o "$folder/test_patterns.exe"
+    $compiler "$folder/threads.o" "$folder/test_threads.o" -o "$folder/test_threads.exe"
     echo "$target: compiled and linked"
     if [ "$target" = x86_64-windows-gnu ] && command -v wine > /dev/null; then
         export WINEPREFIX="$PWD/.cross/wine" WINEDEBUG=-all
         wine wineboot --init > /dev/null 2>&1
         wine "$folder/test_core.exe"
         wine "$folder/test_patterns.exe"
+        wine "$folder/test_threads.exe"
     fi
 done

@@ -25,6 +25,7 @@ object() { # its source, and more options
 for source in csrc/core.cpp csrc/kernels*.cpp csrc/rank.cpp csrc/threads.cpp; do object "$source"; done
 for source in csrc/fastgc*.cpp; do object "$source" '-DFASTGC_VERSION="0"'; done
 object tests/csrc/test_patterns.cpp -Icsrc
+object tests/csrc/test_threads.cpp -Icsrc
 object tests/csrc/test_core.cpp -Icsrc -mfma # fma() of mingw's own library rounds twice, and the test expects one
 for job in $jobs; do wait "$job"; done
 
@@ -36,6 +37,8 @@ $target-g++ -shared $core .windows/rank.o .windows/fastgc*.o -o .windows/lib/fas
 $target-g++ $core .windows/test_core.o -o .windows/test_core.exe $link
 # shellcheck disable=SC2086
 $target-g++ .windows/test_patterns.o -o .windows/test_patterns.exe $link
+# shellcheck disable=SC2086
+$target-g++ .windows/threads.o .windows/test_threads.o -o .windows/test_threads.exe $link
 strict="-Wall -Wextra -pedantic -Werror -I.windows/include"
 # shellcheck disable=SC2086
 $target-gcc -std=c99 $strict docs/examples/round_trip.c -o .windows/lib/c.exe -L.windows/lib -lfastgc
@@ -56,3 +59,4 @@ for isa in "" portable; do
 done
 OMP_NUM_THREADS=3 wine .windows/test_core.exe
 wine .windows/test_patterns.exe
+OMP_NUM_THREADS=3 wine .windows/test_threads.exe

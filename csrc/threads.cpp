@@ -7,8 +7,8 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 #ifdef _WIN32
@@ -33,9 +33,9 @@ using Clock = std::chrono::steady_clock;
 constexpr int kMostThreads = 256;
 constexpr int kCallers = 16;  // that have others' help at the same time
 
-// How long a thread that has nothing to do looks for more before it sleeps, so that calls that follow each other find
-// it awake, and whoever else wants the CPU has it soon; and how long a caller who is done looks whether others are.
-constexpr std::chrono::microseconds kAwake{200}, kPatience{200};
+// How long a thread that has nothing to do looks for more before it sleeps, and a caller who is done whether others
+// are: calls that follow each other find all awake, and whoever else wants a CPU has it soon.
+constexpr std::chrono::microseconds kAwake{200};
 // Calls that move less do without threads that sleep, unless so many in a row have come before they would have fallen
 // asleep. To wake one costs the caller 5 us, and it comes after 10; on a virtual machine whose idle CPUs are halted it
 // costs 15 and takes 65.
@@ -124,11 +124,11 @@ void pause() {
 
 // Looks at `done` for some time; whether it came true.
 template <class Done>
-bool spin(std::chrono::microseconds most, const Done& done) {
+bool spin(const Done& done) {
     static const bool may = active();
     if (done()) return true;
     if (!may) return false;
-    const auto end = Clock::now() + most;
+    const auto end = Clock::now() + kAwake;
     do {
         for (int i = 0; i < 32; ++i) {
             pause();
@@ -222,7 +222,7 @@ class Threads final : public Team {
 
         void wait() {
             const auto none = [this] { return helpers.load() == 0; };
-            if (spin(kPatience, none)) return;
+            if (spin(none)) return;
             std::unique_lock<std::mutex> lock(mutex);
             waiting.store(true);
             left.wait(lock, none);
@@ -236,12 +236,12 @@ class Threads final : public Team {
     bool in_a_row() {
         const auto now = Clock::now().time_since_epoch();
         const bool soon = now - Clock::duration(last_.exchange(now.count(), std::memory_order_relaxed)) < kAwake;
-        const int row = soon ? row_.load(std::memory_order_relaxed) + 1 : 0;
+        const int row = soon ? std::min(row_.load(std::memory_order_relaxed) + 1, kRow) : 0;
         row_.store(row, std::memory_order_relaxed);  // callers on several threads may lose some
         return row >= kRow;
     }
 
-    // Sees to it that there are so many threads, if the system lets them be.
+    // Sees to it that there are so many threads, if the system and its memory let them be.
     void start(int count) {
         if (started_.load(std::memory_order_relaxed) >= count) return;
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -249,7 +249,7 @@ class Threads final : public Team {
         try {
             for (int number; (number = started_.load() + 1) <= count; ++started_)
                 std::thread([this, number] { work(number); }).detach();
-        } catch (const std::system_error&) {  // callers do with those that there are
+        } catch (const std::exception&) {  // callers do with those that there are
         }
     }
 
@@ -267,7 +267,7 @@ class Threads final : public Team {
             const unsigned seen = jobs_.load();
             for (Place& place : places_) place.help(number);
             const auto more = [&] { return jobs_.load() != seen; };
-            if (spin(kAwake, more)) continue;
+            if (spin(more)) continue;
             std::unique_lock<std::mutex> lock(mutex_);
             ++asleep_;
             more_.wait(lock, more);

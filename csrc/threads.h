@@ -10,7 +10,8 @@ class Team {
   public:
     // Those that a call should use that moves so many bytes, the caller among them.
     virtual int size(double bytes) = 0;
-    // Calls body(context, t) for t = 0 … shares - 1, on any threads, and returns when all calls have.
+    // Calls body(context, t) for t = 0 … shares - 1, no more than the largest size, on any threads, and returns when
+    // all calls have.
     virtual void run(int shares, void (*body)(const void* context, int t), const void* context) = 0;
 
   protected:

@@ -75,11 +75,11 @@ def linking(platform: str) -> list[str]:
     On Windows nothing finds a library that lies beside an extension but what is in it: the compiler's own libraries are
     linked into each. The time of the build is left out, so that builds can be repeated.
     """
-    if platform == "win32":
-        return ["-static", "-Wl,--no-insert-timestamp"]
-    if platform == "darwin":
-        return []
-    return ["-pthread", "-Wl,--as-needed", "-ldl"]  # libraries of their own before glibc 2.34
+    return {
+        "win32": ["-static", "-Wl,--no-insert-timestamp"],
+        "darwin": [],
+        "linux": ["-pthread", "-Wl,--as-needed", "-ldl"],  # libraries of their own before glibc 2.34
+    }.get(platform, ["-pthread"])
 
 
 def linking_library(platform: str, name: str, folder: str) -> list[str]:

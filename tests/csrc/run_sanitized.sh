@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the C++ core with its test under AddressSanitizer and UBSan, and runs it; and the tests of the cache of patterns
-# and of the threads under these and under ThreadSanitizer. CXX chooses the compiler; arguments go to it (for instance -march=x86-64-v3, to
-# see that the build target changes no bit of the fused sets).
+# and of the threads under these and under ThreadSanitizer. CXX chooses the compiler; arguments go to it (for instance
+# -march=x86-64-v3, to see that the build target changes no bit of the fused sets).
 set -eu
 cd "$(dirname "$0")/../.."
 rm -rf .asan && mkdir -p .asan

@@ -1,6 +1,6 @@
 // The threads that calls share, of csrc/threads.h: every share is computed once whoever calls, how many at once, and
 // from where; nobody waits for a thread that has not begun. Built and run by tests/csrc/run_sanitized.sh under
-// AddressSanitizer and under ThreadSanitizer, with OMP_NUM_THREADS=3.
+// AddressSanitizer and under ThreadSanitizer.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -63,7 +63,7 @@ void callers(int count, int each) {
     for (std::thread& thread : threads) thread.join();
 }
 
-// A caller is done although every other thread is busy, and stays busy until it is done.
+// A caller is done although every other thread is busy, and stays busy until it is done; else the alarm goes off.
 void nobody_waits_for_who_has_not_begun() {
     std::atomic<int> begun{0};
     std::atomic<bool> done{false};
@@ -77,7 +77,6 @@ void nobody_waits_for_who_has_not_begun() {
     loop(kShares, 0);
     done = true;
     other.join();
-    expect(true, "a call ends while all threads are busy");
 }
 
 void counts(int size) {

@@ -60,6 +60,7 @@ def test_options(platform: str, macros: set[str], more: list[str]) -> None:
 
 def test_linking() -> None:
     assert toolchain.linking("linux") == ["-pthread", "-Wl,--as-needed", "-ldl"]
+    assert toolchain.linking("freebsd14") == ["-pthread"]
     assert toolchain.linking("darwin") == []
     assert "-static" in toolchain.linking("win32")
     of = {platform: " ".join(toolchain.linking_library(platform, "fastgc", "at/lib")) for platform in PLATFORMS}

@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import limits
 from bench.compiled import compiler
+from fastgc import kernels
 
 MISLEADING = (
     # They make OpenBLAS take another kernel, or block for another cache, than it would choose by itself.
@@ -49,6 +50,7 @@ def set_threads(count: int) -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=count)
+    kernels.set_num_threads(count)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(count)
     if numba := sys.modules.get("numba"):

@@ -15,6 +15,7 @@
 
 #include "core.h"
 #include "direct.h"
+#include "threads.h"
 #include "views.h"
 
 namespace py = pybind11;
@@ -40,9 +41,13 @@ Index positive(py::handle object, const char* name) {
     return value;
 }
 
+int thread_limit(py::handle object, const char* name) {
+    return static_cast<int>(std::min<Index>(positive(object, name), 1 << 20));
+}
+
 fastgc::Options options(py::handle threads, py::handle isa) {
     fastgc::Options options;
-    if (!threads.is_none()) options.threads = static_cast<int>(std::min<Index>(positive(threads, "threads"), 1 << 20));
+    if (!threads.is_none()) options.threads = thread_limit(threads, "threads");
     options.kernels =
         isa.is_none() ? &fastgc::default_kernels() : &fastgc::kernels_named(py::str(isa).cast<std::string>(), "isa");
     return options;
@@ -421,6 +426,9 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
         for (const std::string& name : names) list.append(name);
         return py::tuple(list);
     });
+    module.def("get_num_threads", [] { return fastgc::most_threads(); });
+    module.def(
+        "set_num_threads", [](py::handle count) { fastgc::set_most_threads(thread_limit(count, "count")); }, "count"_a);
     module.def("isa", [] { return fastgc::default_kernels().name; });
 #ifdef __VERSION__
     module.attr("build") = py::dict("compiler"_a = FASTGC_COMPILER __VERSION__, "flags"_a = FASTGC_FLAGS);

@@ -61,6 +61,12 @@ int asked() {
     return static_cast<int>(std::min<long>(count, kMostThreads));
 }
 
+// What most_threads() was set to last.
+std::atomic<int>& said() {
+    static std::atomic<int> most{asked()};
+    return most;
+}
+
 // CPUs in the affinity mask, asked at every call: launchers pin processes after start.
 int usable_cpus() {
 #ifdef __linux__
@@ -150,7 +156,7 @@ class Threads final : public Team {
   public:
     int size(double bytes) override {
         if (registered != 0 || forked.load(std::memory_order_relaxed)) return 1;
-        static const int most = asked();
+        const int most = said().load(std::memory_order_relaxed);
         if (most == 1) return 1;
         const bool all = bytes >= kWorthWaking || in_a_row();
         return std::min(all ? most : std::min(most, awake()), usable_cpus());
@@ -289,6 +295,10 @@ Team& own_threads() {
     static Threads& threads = *new Threads;  // never destroyed: its threads go on until the process ends
     return threads;
 }
+
+int most_threads() { return std::min(said().load(std::memory_order_relaxed), usable_cpus()); }
+
+void set_most_threads(int count) { said().store(std::min(count, kMostThreads), std::memory_order_relaxed); }
 
 int thread_count(double bytes, double grain, int limit, Team* team) {
     const double share = bytes / grain;

@@ -18,9 +18,14 @@ class Team {
     ~Team() = default;
 };
 
-// This library's own: as many as OMP_NUM_THREADS says and the CPUs that the process may run on, the caller among them.
-// In a child of fork(), where none of them is left, it is the caller alone.
+// This library's own: most_threads() of them, the caller among them. In a child of fork(), where none of the others is
+// left, it is the caller alone.
 Team& own_threads();
+
+// Threads that a call may have: as many as was said last, at first by OMP_NUM_THREADS, and no more than the CPUs that
+// the process may run on.
+int most_threads();
+void set_most_threads(int count);
 
 // Threads for a call that moves `bytes`, each to get at least `grain` of them: at most the size of the team (null: this
 // library's own threads) and `limit` (0: no limit given).

@@ -87,13 +87,6 @@ def _print_config(wanted: Sequence[str] | None) -> None:
 # info -----------------------------------------------------------------------------------------------------------------
 
 
-def _threads() -> int:
-    """Threads that a large call may use: OMP_NUM_THREADS, else the CPUs; at most those this process may run on."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(int(asked), usable) if asked.isdecimal() and int(asked) > 0 else usable
-
-
 def _path(find: Callable[[], str]) -> str | None:
     try:
         return find()
@@ -132,7 +125,7 @@ def info() -> dict[str, Any]:
         "missing": kernels.missing_backends(),
         "isa": isa,
         "isas": isas,
-        "threads": _threads(),
+        "threads": kernels.get_num_threads(),
         "jax": _xla.problem(),
         "include": _path(native.get_include),
         "library": _path(native.get_library),

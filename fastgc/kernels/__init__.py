@@ -24,6 +24,7 @@ from fastgc import arrays
 from fastgc.errors import NotDecodableError
 from fastgc.kernels import _segments, reference
 from fastgc.kernels._segments import DYNAMIC_RANGE, JUDGED
+from fastgc.kernels._threads import get_num_threads, set_num_threads
 
 __all__ = [
     "DYNAMIC_RANGE",
@@ -34,11 +35,13 @@ __all__ = [
     "decoding_weights",
     "encode",
     "full_rank",
+    "get_num_threads",
     "least_norm_weights",
     "lincomb",
     "missing_backends",
     "positions",
     "reference",
+    "set_num_threads",
 ]
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -226,8 +229,8 @@ def lincomb(
     accumulate : bool
         Add to what `out` holds instead of replacing it.
     threads : int, optional
-        Use at most this many threads. Small calls use one in any case; the number is also bounded by
-        ``OMP_NUM_THREADS`` and the CPUs the process may run on, and it is one in a child made by ``fork()``.
+        Use at most this many threads, and no more than `get_num_threads`. Small calls use one in any case, and so do
+        those in a child made by ``fork()``.
     backend : {"cpp", "numba"}, optional
 
     Returns

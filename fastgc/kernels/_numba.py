@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from fastgc import _checks
 from fastgc.kernels import _arguments, _segments, numba_kernels
+from fastgc.kernels._threads import get_num_threads
 
 Array = npt.NDArray[Any]
 
@@ -95,10 +95,7 @@ def _refuse_overlap(out: Sequence[Array], name: str, inputs: Sequence[Array]) ->
 
 
 def _thread_limit(threads: Any) -> int:
-    limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if asked.isdigit() and int(asked) > 0:
-        limit = min(limit, int(asked))
+    limit = get_num_threads()
     return limit if threads is None else min(limit, _arguments.positive("threads", threads))
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from bench import limits, report
 from bench.cases import Arena, Case, Problem, element_type
 from bench.compiled import compiler
 from bench.contestants import Contestant, NotApplicable, Unavailable, contestants
+from bench.environment import set_threads
 from bench.lincomb import measure_case, verified
 from bench.records import OURS, Record, Results, Timing, merge
 from bench.timing import Effort, Repeated, Samples, measure
+from fastgc import kernels
 
 ROOT = Path(__file__).parents[2]
 TINY = Effort(seconds=0.001, sample_seconds=1e-5, fewest=7, most=7, settle=0)
@@ -127,6 +130,30 @@ def test_every_contestant_is_right_or_says_why_it_is_absent(name: str, accumulat
             verified(case, contestant.prepare(case))
             right += 1
     assert right or accumulate
+
+
+def test_no_contestant_has_more_threads_than_the_case() -> None:
+    """Seen by the time of all CPUs: no more than the clock's, whatever else the machine does."""
+    case = problem(16, 16, 300_000)
+    for contestant in contestants():
+        try:
+            call = contestant.prepare(case)
+            verified(case, call)
+        except (Unavailable, NotApplicable):
+            continue
+        before = kernels.get_num_threads()
+        set_threads(1)
+        assert kernels.get_num_threads() == 1
+        try:
+            call()
+            time.sleep(0.02)  # threads of the call before set_threads may still look for work
+            busy, clock = time.process_time(), time.perf_counter()
+            while time.perf_counter() - clock < 0.2:
+                call()
+            share = (time.process_time() - busy) / (time.perf_counter() - clock)
+        finally:
+            set_threads(before)
+        assert share < 1.2, contestant.name
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 999), (1, 960)])

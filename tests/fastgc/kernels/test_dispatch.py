@@ -224,6 +224,36 @@ print(len(os.listdir("/proc/self/task")))
     assert int(done.stdout) == min(int(count), len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.parametrize("count", [1, 2, 10_000])
+def test_as_many_threads_as_was_said_last(count):
+    code = f"""
+import os
+import numpy as np
+from fastgc import kernels, schemes
+kernels.set_num_threads(3)
+kernels.set_num_threads({count})
+print(kernels.get_num_threads())
+code = schemes.grouped(4, 2, 1)
+code.encode(0, np.ones((2, 4_000_000)))
+kernels.lincomb(np.ones((1, 4)), np.ones((4, 1_000_000)), threads=2)
+print(min(2, len(os.listdir("/proc/self/task"))))
+"""
+    if sys.platform != "linux" or not ISAS:
+        pytest.skip("needs Linux, which counts a process's threads in /proc, and the C++ extension")
+    done = run(code, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    usable = len(os.sched_getaffinity(0))
+    assert done.stdout.split() == [str(min(count, usable)), str(min(count, usable, 2))]
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.0, "2", None])
+def test_threads_must_be_a_positive_number(count):
+    before = kernels.get_num_threads()
+    with pytest.raises((TypeError, ValueError), match=r"count: expected a positive integer, got"):
+        kernels.set_num_threads(count)
+    assert kernels.get_num_threads() == before
+
+
 def test_every_public_name_is_documented():
     for name in kernels.__all__:
         assert inspect.getdoc(getattr(kernels, name)), name

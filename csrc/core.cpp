@@ -49,11 +49,14 @@ constexpr Index kSummedInCache = 64, kSummed = 12, kFewSummed = 8;
 constexpr Index kSetBytes = 4096;
 constexpr int kMostInSet = 12;
 constexpr double kFirstCache = 32 * 1024;
-// Results pass the caches, where one pass over the inputs makes whole lines, if all that moves is more than three
-// quarters of the last one, which has other users, too (4 x 8 at 10^6 in 0.75 of the time, with neighbours at work in a
-// fifth). Smaller ones are left there for the caller. Up to 3 rows that do not agree where a line begins are gathered
+// Results pass the caches, where one pass over the inputs makes whole lines, if all that moves is more than a part of
+// the last one, which has other users, too: that takes 0.6 to 0.9 of the time at 16 to 24 MB (4 x 1, 2 x 2, 1 x 4
+// float32 at 10^6), with neighbours at work a fifth. Many rows lie in too many places for the processor to fetch their
+// lines in time (32 x 8 at 10^5: 0.45). Smaller results are left there for the caller: if those of the last call are
+// there still, 4 x 4 at 5 10^5 takes 0.7 of the time. Up to 3 rows that do not agree where a line begins are gathered
 // in cache: more, or by the chunk instead of by the tile, take longer than they save.
 constexpr double kLastCache = 32 * 1024 * 1024;
+constexpr double kPast = 0.5 * kLastCache, kManyRowsPast = 0.3 * kLastCache;
 // Of a thread's share. A thread that loses its core, or shares it, is waited for no longer than one of them takes.
 constexpr Index kPieces = 8;
 
@@ -226,7 +229,7 @@ class Plan {
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
         bool packs = false;
-        const bool past = moved > 0.75 * kLastCache;
+        const bool past = moved > (rows > kMaxBlockRows ? kManyRowsPast : kPast);
         if (!judged && moved <= kLastCache / 4)
             shape.summed = kSummedInCache;
         else if (!judged)

@@ -401,7 +401,7 @@ py::array_t<std::int64_t> positions(py::handle masks) {
 
 }  // namespace
 
-// Needs no GIL: nothing is shared between calls but the choice of an instruction set, which is atomic.
+// Needs no GIL: calls share the choice of an instruction set and the number of threads, which are atomic, and threads.
 PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     using namespace py::literals;
     module.doc() = "Kernels of fastgc in C++. Use fastgc.kernels, which documents and dispatches them.";

@@ -175,8 +175,8 @@ FASTGC_INLINE void chains(Mode mode, Index count, const T* coefficients, const I
             }
         }
     };
-    // Nothing where all is in cache and the core is the caller's alone; from memory, or beside another thread on the
-    // core, instructions are what is short (16 x 16 at 10^6 in 0.88 of the time). Fewer inputs would take longer.
+    // Where memory, or another thread on the core, holds instructions up, fewer of them count (16 x 16 at 10^6 in 0.88
+    // of the time); in cache on a core of its own this gains nothing, and with fewer inputs it would lose.
     if constexpr (R >= 4 && R * V >= 8) {
         if (count >= kUnrolled) {
 #pragma GCC unroll 4

@@ -15,6 +15,7 @@
 
 #include "core.h"
 #include "direct.h"
+#include "object_caches.h"
 #include "threads.h"
 #include "views.h"
 
@@ -239,44 +240,6 @@ py::tuple decode_checked(py::handle weights, py::handle checks, py::handle messa
     return py::make_tuple(out, stretches);
 }
 
-// The functions above as callables that stand in for those of fastgc.kernels.
-using Value = PyObject* const*;
-py::object or_none(PyObject* value) {
-    return value == nullptr ? py::none() : py::reinterpret_borrow<py::object>(value);
-}
-bool truth(PyObject* value) {
-    const int truth = value == nullptr ? 0 : PyObject_IsTrue(value);
-    if (truth < 0) throw py::error_already_set();
-    return truth != 0;
-}
-
-py::object direct(const std::string& name, py::object function) {
-    if (name == "lincomb")
-        return fastgc::direct(std::move(function),
-                              {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, [](Value value) {
-                                  return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]),
-                                                 or_none(value[4]), py::none())
-                                      .release()
-                                      .ptr();
-                              });
-    if (name == "encode")
-        return fastgc::direct(
-            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3},
-            [](Value value) {
-                return encode(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
-                    .release()
-                    .ptr();
-            });
-    if (name == "decode")
-        return fastgc::direct(
-            std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4}, [](Value value) {
-                return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]), py::none())
-                    .release()
-                    .ptr();
-            });
-    value_error("name: expected lincomb, encode or decode, got " + name);
-}
-
 // Patterns as rows of int64, each naming different rows of a generator: one pattern, or a batch.
 struct Patterns {
     py::array_t<std::int64_t, py::array::c_style> array;
@@ -399,6 +362,84 @@ py::array_t<std::int64_t> positions(py::handle masks) {
     return py::array_t<std::int64_t>({items.count(), width}, found.data());
 }
 
+// The weights of one pattern as its mask gives it, in a microsecond for k = 5. What is to be refused, or must be
+// ranked, is left to Python.
+py::object pattern_weights(py::handle generator, py::handle mask, py::handle target) {
+    const Matrix matrix = generator_view(generator);
+    const Index k = matrix.columns();
+    if (PyLong_CheckExact(mask.ptr()) == 0) throw fastgc::Unsuitable{};
+    std::vector<std::int64_t> rows;
+    rows.reserve(64);
+    append_bits(mask, rows);
+    const auto q = static_cast<Index>(rows.size());
+    if (q < k || rows.back() >= matrix.rows()) throw fastgc::Unsuitable{};
+    const bool inverts = target.is_none() && q == k;
+    std::optional<Matrix> wanted;
+    std::vector<double> identity;
+    if (!target.is_none()) {
+        wanted.emplace(finite_matrix(target, "target"));
+        if (wanted->rows() < 1 || wanted->columns() != k) throw fastgc::Unsuitable{};
+    } else if (!inverts) {
+        identity.resize(static_cast<std::size_t>(k * k));
+        for (Index i = 0; i < k; ++i) identity[static_cast<std::size_t>(i * (k + 1))] = 1;
+    }
+    const Index m = wanted ? wanted->rows() : k;
+    py::array_t<double> weights({m, q});
+    fastgc::Options how;
+    how.threads = 1;
+    how.kernels = &fastgc::default_kernels();
+    unsigned char suspicious = 0;
+    if (inverts)
+        fastgc::decoding_weights(matrix.data(), k, rows.data(), 1, weights.mutable_data(), &suspicious, how);
+    else
+        fastgc::least_norm_weights(matrix.data(), k, rows.data(), 1, q, wanted ? wanted->data() : identity.data(), m,
+                                   weights.mutable_data(), &suspicious, how);
+    if (suspicious != 0) throw fastgc::Unsuitable{};
+    return std::move(weights);
+}
+
+// The functions above as callables that stand in for those of fastgc.kernels.
+using Value = PyObject* const*;
+py::object or_none(PyObject* value) {
+    return value == nullptr ? py::none() : py::reinterpret_borrow<py::object>(value);
+}
+bool truth(PyObject* value) {
+    const int truth = value == nullptr ? 0 : PyObject_IsTrue(value);
+    if (truth < 0) throw py::error_already_set();
+    return truth != 0;
+}
+
+py::object direct(const std::string& name, py::object function) {
+    if (name == "lincomb")
+        return fastgc::direct(std::move(function),
+                              {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, [](Value value) {
+                                  return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]),
+                                                 or_none(value[4]), py::none())
+                                      .release()
+                                      .ptr();
+                              });
+    if (name == "encode")
+        return fastgc::direct(
+            std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3},
+            [](Value value) {
+                return encode(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
+                    .release()
+                    .ptr();
+            });
+    if (name == "decode")
+        return fastgc::direct(
+            std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4}, [](Value value) {
+                return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]), py::none())
+                    .release()
+                    .ptr();
+            });
+    if (name == "pattern_weights")
+        return fastgc::direct(std::move(function), {{"generator", "mask", "target"}, 3, 2, 3}, [](Value value) {
+            return pattern_weights(value[0], value[1], or_none(value[2])).release().ptr();
+        });
+    value_error("name: expected lincomb, encode, decode or pattern_weights, got " + name);
+}
+
 }  // namespace
 
 // Needs no GIL: calls share the choice of an instruction set and the number of threads, which are atomic, and threads.
@@ -419,6 +460,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     module.def("least_norm_weights", &least_norm_weights, "generator"_a, "patterns"_a, "target"_a,
                "threads"_a = py::none(), "isa"_a = py::none());
     module.def("positions", &positions, "masks"_a);
+    fastgc::object_caches::add_to(module);
     module.def("isas", [] {
         std::vector<std::string> names;
         for (const fastgc::Kernels* kernels : fastgc::available_kernels()) names.push_back(kernels->name);

@@ -151,7 +151,7 @@ class Approximation:
                 problems.append(problem_of(data, number))
             self._number.append(numbers[kind])
         self._problems = tuple(problems)
-        self.patterns = PatternCache(self._problems, self._keys_of_sets)
+        self.patterns = PatternCache(self._problems, len(data.assignment), self._keys_of_sets)
         self._probability = lru_cache(maxsize=1024)(self._decoding_probability)
 
     def weights(self, masks: Sequence[int], method: str) -> list[Matrix | None]:

@@ -72,7 +72,7 @@ class GradientCode:
         self.reductions = tuple(sorted((data.reduction, *self._others)))
         self.fingerprint = storage.fingerprint(data)
         self._sets = SurvivorSets(data)
-        self.patterns = PatternCache(data.decoders, self._sets.keys)
+        self.patterns = PatternCache(data.decoders, self.workers, self._sets.keys)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -293,21 +293,22 @@ class GradientCode:
         Returns
         -------
         ndarray, shape (reduction, len(survivors)), float64
-            Columns in the order of the *sorted* survivors. With more survivors than needed, those of least norm.
+            Read-only. Columns in the order of the *sorted* survivors. With more survivors than needed, those of least
+            norm.
 
         Raises
         ------
         NotDecodableError
         """
-        present = _checks.members("survivors", survivors, self.workers)
-        found = self._sets.of(present)
+        found = self._sets.of("survivors", survivors)
+        if found.undecodable is None and len(found.keys) == 1:
+            return self.patterns.weights(found.keys[0])
         own = self._weights(found)
-        if len(own) == 1:
-            return own[0].copy()
         columns = {worker: column for column, worker in enumerate(found.workers)}
-        weights = np.empty((self.reduction, len(present)))
+        weights = np.empty((self.reduction, len(columns)))
         for take, part in zip(found.take, own, strict=True):
             weights[:, take(columns)] = part
+        weights.setflags(write=False)
         return weights
 
     def condition_number(self, survivors: Iterable[int]) -> float:
@@ -557,7 +558,7 @@ class GradientCode:
         length = _checks.integer("length", length, 1)
         if not isinstance(messages, (dict, Mapping)):  # of a dict it is known in a tenth of the time
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
-        found = self._sets.senders(messages)
+        found = self._sets.of("messages", messages)
         present = found.workers
         where: arrays.Origin = arrays.NUMPY
         if present and not isinstance(messages[present[0]], np.ndarray):
@@ -639,7 +640,7 @@ class GradientCode:
         approximate : bool or str
             As in `decode`.
         """
-        found = self._sets.of(present)
+        found = self._sets.of("survivors", present)
         masks = found.masks
         if approximate is False:
             return [(g, mask, own) for g, (mask, own) in enumerate(zip(masks, self._weights(found), strict=True))]
@@ -654,7 +655,7 @@ class GradientCode:
         """Each group's weights, or NotDecodableError."""
         if found.undecodable is not None:
             raise self._sets.not_decodable(found.workers, found.undecodable)
-        return self.patterns.weights_of(found.keys)
+        return list(map(self.patterns.weights, found.keys))
 
     def _nothing(self, masks: Sequence[int]) -> list[tuple[int, int, npt.NDArray[np.float64]]]:
         group, mask = next((g, mask) for g, mask in enumerate(masks) if mask)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from threading import Lock
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fastgc import _checks
+from fastgc.kernels._caches import MaskCache
 
 Key = tuple[int, int]
 """A decoder's number and the bit mask of the positions that answered."""
 
 
+Weights: TypeAlias = npt.NDArray[np.float64]
+
+
 class Solver(Protocol):
     """What a cache keeps the results of: a decoder's weights, say."""
 
-    def batched_weights(self, masks: Sequence[int]) -> list[npt.NDArray[np.float64]]: ...
+    def batched_weights(self, masks: Sequence[int]) -> list[Weights]: ...
 
 
 _BATCH = 16_384  # patterns solved at once: tens of MB at most for the sizes that occur
@@ -43,16 +45,24 @@ class PatternCache:
     def __init__(
         self,
         decoders: Sequence[Solver],
+        workers: int,
         keys: Callable[[Iterable[Iterable[int]]], Iterable[Key]],
         maxsize: int = DEFAULT_MAXSIZE,
     ) -> None:
         self._decoders = decoders
         self._keys = keys
-        self._lock = Lock()
-        self._entries: OrderedDict[Key, npt.NDArray[np.float64]] = OrderedDict()
         self._maxsize = maxsize
-        self.hits = 0
-        self.misses = 0
+        self._entries = MaskCache(workers, maxsize)  # masks have no more bits
+
+    @property
+    def hits(self) -> int:
+        """Look-ups that found their pattern."""
+        return self._entries.hits
+
+    @property
+    def misses(self) -> int:
+        """Look-ups that had to solve."""
+        return self._entries.misses
 
     @property
     def size(self) -> int:
@@ -66,44 +76,17 @@ class PatternCache:
 
     @maxsize.setter
     def maxsize(self, value: int) -> None:
-        maxsize = _checks.integer("maxsize", value, 1)
-        with self._lock:
-            self._maxsize = maxsize
-            self._shrink()
+        self._maxsize = _checks.integer("maxsize", value, 1)
+        self._entries.set_capacity(self._maxsize)
 
-    def weights(self, key: Key) -> npt.NDArray[np.float64]:
+    def weights(self, key: Key) -> Weights:
         """The (reduction, survivors) weights of a decodable pattern; read-only."""
-        with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self.hits += 1
-                self._entries.move_to_end(key)
-                return found
-            self.misses += 1
-        decoder, mask = key  # found outside the lock: two threads may both do it, and get the same bits
-        (weights,) = self._decoders[decoder].batched_weights((mask,))
-        weights = self._frozen(weights)
-        with self._lock:
-            self._entries[key] = weights
-            if len(self._entries) > self._maxsize:
-                self._shrink()
-        return weights
-
-    def weights_of(self, keys: Sequence[Key]) -> list[npt.NDArray[np.float64]]:
-        """The weights of several patterns, as if asked for one by one; the cache is locked once if it has them all."""
-        entries = self._entries
-        found = []
-        with self._lock:
-            try:
-                for key in keys:
-                    found.append(entries[key])
-                    entries.move_to_end(key)
-            except KeyError:
-                pass
-            else:
-                self.hits += len(keys)
-                return found
-        return [self.weights(key) for key in keys]
+        found: Weights | None = self._entries.get(key)
+        if found is None:  # two threads may both solve, and get the same bits
+            decoder, mask = key
+            found = _frozen(self._decoders[decoder].batched_weights((mask,))[0])
+            self._entries.put(key, found)
+        return found
 
     def precompute(self, survivor_sets: Iterable[Iterable[int]]) -> None:
         """Find the weights of many survivor sets at once, ahead of need.
@@ -125,38 +108,29 @@ class PatternCache:
             raise ValueError(
                 f"survivor_sets have {len(seen)} patterns, and the cache holds at most {self._maxsize}: set maxsize"
             )
-        with self._lock:
-            wanted = [key for key in seen if key not in self._entries]
-        found: list[tuple[Key, npt.NDArray[np.float64]]] = []
+        self._entries.touch(seen)  # so that what is added drives none of them out
+        wanted = [key for key in seen if key not in self._entries]
+        found: list[tuple[Key, Weights]] = []
         for number, decoder in enumerate(self._decoders):
             masks = [mask for owner, mask in wanted if owner == number]
             for start in range(0, len(masks), _BATCH):
                 some = masks[start : start + _BATCH]
                 batch = decoder.batched_weights(some)
-                found += [((number, mask), self._frozen(w)) for mask, w in zip(some, batch, strict=True)]
-        with self._lock:
-            self._entries.update(found)
-            for key in seen:
-                if key in self._entries:
-                    self._entries.move_to_end(key)
-            self._shrink()
+                found += [((number, mask), _frozen(w)) for mask, w in zip(some, batch, strict=True)]
+        for key, weights in found:
+            self._entries.put(key, weights)
+        self._entries.touch(seen)
 
     def clear(self) -> None:
         """Forget all patterns and zero the counts."""
-        with self._lock:
-            self._entries.clear()
-            self.hits = self.misses = 0
-
-    def _shrink(self) -> None:
-        while len(self._entries) > self._maxsize:
-            self._entries.popitem(last=False)
-
-    @staticmethod
-    def _frozen(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # A view into a batch would keep the whole batch alive.
-        own = weights if weights.base is None else weights.copy()
-        own.setflags(write=False)
-        return own
+        self._entries.clear()
 
     def __repr__(self) -> str:
         return f"<PatternCache {self.size} of {self.maxsize} patterns, {self.hits} hits, {self.misses} misses>"
+
+
+def _frozen(weights: Weights) -> Weights:
+    # A view into a batch would keep the whole batch alive.
+    own = weights if weights.base is None else weights.copy()
+    own.setflags(False)  # type: ignore[call-arg]  # by keyword it takes twice as long
+    return own

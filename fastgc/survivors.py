@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import islice
-from operator import countOf, itemgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastgc import _checks
 from fastgc.errors import NotDecodableError
+from fastgc.kernels._caches import SetCache
 from fastgc.patterns import Key
 
 if TYPE_CHECKING:
@@ -60,21 +60,20 @@ class SurvivorSets:
         self._everyone = frozenset(range(len(data.assignment)))
         places = {w: (g, p) for g, group in enumerate(data.groups) for p, w in enumerate(group.workers)}
         self.places = tuple(places[worker] for worker in range(len(places)))
-        # Of a function that knows nothing of this object, which so is in no cycle with its cache.
-        kept = max(1, min(KEPT_SETS, KEPT_WORKERS // len(places)))
-        self._known = lru_cache(kept)(partial(_survivors, data, self.places))
+        self._known = SetCache(len(places), max(1, min(KEPT_SETS, KEPT_WORKERS // len(places))))
 
-    def of(self, workers: Collection[int]) -> Survivors:
-        """What checked workers, in any order, amount to."""
-        return self._known(frozenset(workers))
+    def of(self, name: str, workers: Iterable[int]) -> Survivors:
+        """What workers, in any order, amount to; `name` is what the argument that they are is called in errors."""
+        found: Survivors | None = self._known.get(workers)
+        return self._met(_checks.members(name, workers, len(self._everyone))) if found is None else found
 
-    def senders(self, messages: Mapping[int, Any]) -> Survivors:
-        """Those whose messages these are, checked."""
-        if countOf(map(type, messages), int) == len(messages):  # True is 1 to a set, and 2.0 is 2
-            present = frozenset(messages)
-            if present <= self._everyone and len(present) == len(messages):
-                return self._known(present)
-        return self.of(_checks.members("messages", messages, len(self._everyone)))
+    def _met(self, workers: tuple[int, ...]) -> Survivors:
+        """What checked workers amount to, which is then known."""
+        found: Survivors | None = self._known.get(workers)
+        if found is None:
+            found = _survivors(self._data, self.places, frozenset(workers))
+            self._known.put(workers, found)
+        return found
 
     def masks(self, workers: Iterable[int]) -> list[int]:
         """For each group, the mask of the positions of its workers among these."""

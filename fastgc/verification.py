@@ -134,7 +134,7 @@ class Verifier:
             _Checks(d.code.generator if isinstance(d, LinearDecoder) else problem_of(data, first[number]).matrix)
             for number, d in enumerate(data.decoders)
         ]
-        self._parity = PatternCache(self._checks, lambda sets: (), maxsize=16_384)
+        self._parity = PatternCache(self._checks, scheme.workers, lambda sets: (), maxsize=16_384)
         self.distance = lru_cache(maxsize=16_384)(self._distance)
         self._passes = lru_cache(maxsize=1024)(self._planned)
         # Of each worker the largest sum of absolute coefficients on one partition.

@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 
 from fastgc.kernels import _arguments
-
-try:
-    from fastgc import _core
-except ImportError:
-    _core = None  # type: ignore[assignment]
+from fastgc.kernels._extension import core
 
 
 def _asked() -> int | None:
@@ -29,8 +25,8 @@ def get_num_threads() -> int:
         What `set_num_threads` was given last, at first the first number in ``OMP_NUM_THREADS``; no more than the CPUs
         that the process may run on.
     """
-    if _core is not None:
-        return _core.get_num_threads()
+    if core is not None:
+        return core.get_num_threads()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_said or usable, usable)
 
@@ -53,5 +49,5 @@ def set_num_threads(count: int) -> None:
     """
     global _said
     _said = _arguments.positive("count", count)
-    if _core is not None:
-        _core.set_num_threads(_said)
+    if core is not None:
+        core.set_num_threads(_said)

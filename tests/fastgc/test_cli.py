@@ -86,7 +86,7 @@ from fastgc import cli, kernels
 print(cli.info()["threads"])
 if "cpp" in kernels.backends():
     print(ctypes.CDLL(fastgc.get_library()).fastgc_max_threads())
-    kernels._threads._core = None
+    kernels._threads.core = None
 print(kernels.get_num_threads())
 """
 

@@ -28,7 +28,6 @@ from scheme_table import (
 )
 
 from fastgc import GradientCode, NotDecodableError, schemes
-from fastgc.patterns import PatternCache
 from fastgc.survivors import KEPT_SETS
 
 SEED = 41
@@ -158,24 +157,6 @@ def test_messages_are_looked_at_whatever_is_known_of_their_workers(bad: Any) -> 
         assert found[1].startswith("messages[")
 
 
-@pytest.mark.parametrize("maxsize", [1, 2, 3, 5, 100])
-def test_patterns_of_many_groups_are_looked_up_as_one_by_one(maxsize: int) -> None:
-    """Counts, what is held and in which order it will go, against a cache that is asked for one pattern at a time."""
-
-    class Solver:
-        def batched_weights(self, masks: Any) -> list[Array]:
-            return [np.full((1, mask.bit_count()), float(mask)) for mask in masks]
-
-    rng = np.random.default_rng(SEED)
-    together, alone = (PatternCache([Solver(), Solver()], lambda sets: (), maxsize) for _ in range(2))
-    for _ in range(400):
-        keys = [(int(d), int(mask)) for d, mask in rng.integers(0, (2, 5), (rng.integers(0, 5), 2))]
-        found = together.weights_of(keys)
-        assert all(same_bits(a, alone.weights(key)) for a, key in zip(found, keys, strict=True))
-        assert (together.hits, together.misses) == (alone.hits, alone.misses)
-        assert list(together._entries) == list(alone._entries)
-
-
 def test_the_number_of_sets_remembered_is_bounded() -> None:
     """More sets than are kept, some of them known and forgotten again: memory stays, and so do the bits."""
     scheme = schemes.grouped(14, 14, 2)
@@ -194,10 +175,9 @@ def test_the_number_of_sets_remembered_is_bounded() -> None:
             decode(survivors)
         gc.collect()
         grown, _ = tracemalloc.get_traced_memory()
-        full = scheme._sets._known.cache_info()
     finally:
         tracemalloc.stop()
-    assert full.currsize == full.maxsize == KEPT_SETS
+    assert len(scheme._sets._known) == KEPT_SETS
     assert grown < 2048 * KEPT_SETS  # those that went have made room
     assert [decode(survivors) for survivors in sets[:KEPT_SETS:7]] == first[::7]
 
@@ -206,16 +186,15 @@ def test_the_number_of_sets_remembered_is_bounded() -> None:
 def test_of_many_workers_fewer_sets_are_remembered(groups: int, kept: int) -> None:
     sets = schemes.fractional_repetition(2 * groups, 1)._sets
     for missing in range(min(2 * groups, kept + 50)):
-        sets.of([worker for worker in range(2 * groups) if worker != missing])
-    assert sets._known.cache_info().maxsize == kept
-    assert sets._known.cache_info().currsize == min(2 * groups, kept)
+        sets.of("survivors", [worker for worker in range(2 * groups) if worker != missing])
+    assert len(sets._known) == min(2 * groups, kept)
 
 
 def test_sets_that_are_asked_about_are_not_remembered() -> None:
     """A master that asks after every arrival drives none of the sets out that it decodes."""
     scheme = schemes.grouped(8, 4, 2)
     assert sum(scheme.is_decodable(s) for size in range(9) for s in combinations(range(8), size)) == 121
-    assert scheme._sets._known.cache_info().currsize == 0
+    assert len(scheme._sets._known) == 0
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda scheme: pickle.loads(pickle.dumps(scheme))])

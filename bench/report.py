@@ -21,6 +21,7 @@ JSON = "results.json"
 MARKDOWN = "report.md"
 LOSS = 0.95
 """Cells with a speed-up below this are listed."""
+WEIGHTS_OF = ("set met first", "new pattern", "known pattern")
 
 
 def write(results: Results, folder: Path) -> None:
@@ -45,7 +46,7 @@ def markdown(results: Results, drawn: Sequence[str] = ()) -> str:
     ]
     for title, suites in (
         ("Encode and decode", ("encode", "decode")),
-        ("Decoding weights", ("batched weights", "weights of a new pattern", "weights of a known pattern")),
+        ("Decoding weights", ("batched weights", *(f"weights of a {of}" for of in WEIGHTS_OF))),
         ("Every cell of the grid", ("lincomb",)),
     ):
         if records := results.suite(*suites):

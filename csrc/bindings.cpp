@@ -365,9 +365,9 @@ py::array_t<std::int64_t> positions(py::handle masks) {
 // The weights of one pattern as its mask gives it, in a microsecond for k = 5. What is to be refused, or must be
 // ranked, is left to Python.
 py::object pattern_weights(py::handle generator, py::handle mask, py::handle target) {
-    const Matrix matrix = generator_view(generator);
+    const Matrix matrix(generator, "generator");  // weights from numbers that are not finite are suspicious
     const Index k = matrix.columns();
-    if (PyLong_CheckExact(mask.ptr()) == 0) throw fastgc::Unsuitable{};
+    if (k < 1 || PyLong_CheckExact(mask.ptr()) == 0) throw fastgc::Unsuitable{};
     std::vector<std::int64_t> rows;
     rows.reserve(64);
     append_bits(mask, rows);

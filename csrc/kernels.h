@@ -131,7 +131,7 @@ inline std::size_t inversion_room(Index k, Index batch) {
 // Numbers that least_norm_weights needs: rows and columns are padded to multiples of four.
 inline Index least_norm_room(Index k, Index q, Index targets) {
     const Index stride = (k + 3) / 4 * 4, height = (q + 3) / 4 * 4 + 4;
-    return (2 * height + stride + 3) * stride + (k + targets) * height;
+    return (2 * height + stride + 4) * stride + (k + targets) * height;
 }
 
 // Buffers that the tree over `groups` needs.

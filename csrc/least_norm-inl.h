@@ -8,6 +8,10 @@
 // what is done with or zero: short rows with tails took twice as long. A chain of sums waits 3 or 4 cycles for each
 // term, so four products are added up before they join it. A vector holds neighbouring columns or the four parts of a
 // sum, so nothing is reordered and the bits are the same on every instruction set, as in decoding_weights-inl.h.
+typedef double Four __attribute__((vector_size(32), aligned(8), may_alias));
+FASTGC_INLINE Four& four(double* from) { return *reinterpret_cast<Four*>(from); }
+FASTGC_INLINE const Four& four(const double* from) { return *reinterpret_cast<const Four*>(from); }
+
 constexpr Index padded(Index n) { return (n + 3) / 4 * 4; }
 
 FASTGC_INLINE double dot(const double* __restrict a, const double* __restrict b, Index n) {
@@ -34,6 +38,28 @@ FASTGC_INLINE void add_four(double* __restrict to, const double* factors, Index 
         }
 }
 
+// Four rows lose multiples of `from`, over n numbers, a multiple of four, and what remains is summed up as by add_four,
+// with factors in column `at`: each number is read once for both.
+FASTGC_INLINE void subtract_four(double* __restrict rows, Index stride, const double* factors,
+                                 const double* __restrict from, Index n, Index at, double* __restrict sums) {
+    const double v0 = factors[0], v1 = factors[1], v2 = factors[2], v3 = factors[3];
+    double* const __restrict row1 = rows + stride;
+    double* const __restrict row2 = row1 + stride;
+    double* const __restrict row3 = row2 + stride;
+    const double f0 = rows[at] - v0 * from[at], f1 = row1[at] - v1 * from[at];
+    const double f2 = row2[at] - v2 * from[at], f3 = row3[at] - v3 * from[at];
+    for (Index j = 0; j < n; j += 4) {
+        const Four x = four(from + j);
+        const Four x0 = four(rows + j) - v0 * x, x1 = four(row1 + j) - v1 * x;
+        const Four x2 = four(row2 + j) - v2 * x, x3 = four(row3 + j) - v3 * x;
+        four(rows + j) = x0;
+        four(row1 + j) = x1;
+        four(row2 + j) = x2;
+        four(row3 + j) = x3;
+        four(sums + j) += (f0 * x0 + f1 * x1) + (f2 * x2 + f3 * x3);
+    }
+}
+
 bool least_norm_weights(const double* generator, Index k, const std::int64_t* pattern, Index q, const double* target,
                         Index targets, double* weights, double* work) {
     const Index stride = padded(k), height = padded(q) + 4;
@@ -44,36 +70,39 @@ bool least_norm_weights(const double* generator, Index k, const std::int64_t* pa
     double* const taus = vectors + k * height;    // k, 2 / |vector|²
     double* const norms = taus + stride;          // k, squared norms of the columns of G_F
     double* const sums = norms + stride;          // k
-    double* const a = sums + stride;              // targets x height
-    for (Index i = 0; i < height * stride; ++i) g[i] = 0;
+    double* const multiples = sums + stride;      // k
+    double* const a = multiples + stride;         // targets x height
     for (Index j = 0; j < stride; ++j) norms[j] = 0;
+    __builtin_memset(g, 0, static_cast<std::size_t>(height * stride) * sizeof *g);
     for (Index r = 0; r < q; ++r) {
-        const double* const from = generator + pattern[r] * k;
         double* const to = g + r * stride;
-        for (Index j = 0; j < k; ++j) to[j] = from[j];
-        for (Index j = 0; j < stride; ++j) norms[j] += to[j] * to[j];
+        __builtin_memcpy(to, generator + pattern[r] * k, static_cast<std::size_t>(k) * sizeof *to);
+        for (Index j = 0; j < stride; j += 4) four(norms + j) += four(to + j) * four(to + j);
     }
-    for (Index i = 0; i < height * stride; ++i) m[i] = g[i];
+    __builtin_memcpy(m, g, static_cast<std::size_t>(height * stride) * sizeof *g);
 
+    for (Index j = 0; j < stride; ++j) sums[j] = 0;
+    for (Index r = 0; r < q; r += 4) add_four(sums, m + r * stride + k - 1, stride, m + r * stride, stride, stride);
     for (Index c = 0; c < k; ++c) {
-        const Index at = k - 1 - c, rows = padded(q - c);
+        const Index at = k - 1 - c, n = padded(at);
         double* const top = m + c * stride;
         double* const vector = vectors + c * height;
-        for (Index j = 0; j < padded(at + 1); ++j) sums[j] = 0;
-        for (Index r = 0; r < rows; r += 4)
-            add_four(sums, top + r * stride + at, stride, top + r * stride, stride, padded(at + 1));
         const double square = sums[at], first = top[at];
         if (!(square > 0)) {
             for (Index i = 0; i < targets * q; ++i) weights[i] = __builtin_nan("");
             return true;
         }
         const double length = first < 0 ? -__builtin_sqrt(square) : __builtin_sqrt(square);
-        for (Index r = 1; r < rows; ++r) vector[r] = top[r * stride + at];
+        for (Index r = 1; r <= padded(q - c); ++r) vector[r] = top[r * stride + at];
         vector[0] = first + length;  // of equal signs, so nothing cancels
         taus[c] = 1.0 / (square + first * length);
-        for (Index j = 0; j < at; ++j) sums[j] = (sums[j] + length * top[j]) * taus[c];
-        for (Index j = at; j < padded(at); ++j) sums[j] = 0;  // columns that are done with stay finite
-        for (Index r = 0; r < q - c; ++r) subtract(top + r * stride, vector[r], sums, padded(at));
+        for (Index j = 0; j < at; ++j) multiples[j] = (sums[j] + length * top[j]) * taus[c];
+        for (Index j = at; j < n; ++j) multiples[j] = 0;  // columns that are done with stay finite
+        for (Index j = 0; j < n; ++j) sums[j] = 0;
+        subtract(top, vector[0], multiples, n);
+        if (at > 0)
+            for (Index r = 1; r < q - c; r += 4)
+                subtract_four(top + r * stride, stride, vector + r, multiples, n, at - 1, sums);
         top[at] = -length;
     }
 

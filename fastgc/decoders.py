@@ -90,6 +90,7 @@ class LinearDecoder:
         self.target = target
         self.workers = code.n
         self.reduction = code.k if target is None else len(target)
+        self._solved = 0, np.empty((self.reduction, 0))  # the set ranked last, which is often the next to be solved
         self._all_checked = comb(self.workers, tolerated) <= CHECKED_SETS
         # Other sets are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
         self._ranked = lru_cache(maxsize=16384)(self._spans_target)
@@ -115,6 +116,15 @@ class LinearDecoder:
         return self._ranked(mask)
 
     def _spans_target(self, mask: int) -> bool:
+        if mask.bit_count() >= self._k:
+            try:
+                weights = kernels.pattern_weights(self._generator, mask, self.target)
+            except (NotDecodableError, ValueError):
+                pass  # below rank k; or of rank k, and the weights are beyond float64
+            else:
+                weights.setflags(write=False)
+                self._solved = mask, weights
+                return True
         rows = kernels.positions(mask)
         if len(rows) >= self.code.k and kernels.full_rank(self.code.generator, rows[None])[0]:
             return True
@@ -132,6 +142,9 @@ class LinearDecoder:
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """See `Decoder`."""
         if len(masks) == 1 and masks[0].bit_count() >= self._k:
+            mask, weights = self._solved
+            if mask == masks[0]:
+                return [weights]
             try:  # not suppress(), which takes half as long as to find the weights
                 return [kernels.pattern_weights(self._generator, masks[0], self.target)]
             except NotDecodableError:

@@ -53,19 +53,29 @@ class PythonSetCache(_Objects):
 
     def get(self, values: Any, /) -> Any:
         """What is remembered of a set; None also where `values` is no plain collection of different ints."""
+        members = self._members(values)
+        with self._lock:
+            return None if members is None else self._newest(members)
+
+    def put(self, values: Any, what: object, /) -> None:
+        """Remember an object, unless there is one."""
+        members = self._members(values)
+        if members is None:
+            raise ValueError("values: expected a collection of different integers below the count")
+        self._add(members, what)
+
+    def sorted(self, values: Any, /) -> tuple[int, ...] | None:
+        """The set, increasing; None as by `get`."""
+        members = self._members(values)
+        return None if members is None else tuple(sorted(members))
+
+    def _members(self, values: Any) -> frozenset[int] | None:
         # True is 1 to a set, and 2.0 is 2.
         if type(values) not in _COLLECTIONS or countOf(map(type, values), int) != len(values):
             return None
         members = frozenset(values)
-        with self._lock:
-            return self._newest(members) if len(members) == len(values) else None
-
-    def put(self, values: Iterable[int], what: object, /) -> None:
-        """Remember an object, unless there is one."""
-        members = frozenset(values)
-        if not all(type(value) is int and 0 <= value < self._count for value in members):
-            raise ValueError("values: expected a collection of different integers below the count")
-        self._add(members, what)
+        good = len(members) == len(values) and (not members or (min(members) >= 0 and max(members) < self._count))
+        return members if good else None
 
 
 class PythonMaskCache(_Objects):

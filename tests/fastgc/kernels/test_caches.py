@@ -63,6 +63,7 @@ def test_sets_are_remembered_in_order_of_use(cache_type: Any, count: int, capaci
             model.put(members, what)
         else:
             assert cache.get(given) is model.touch(members)
+        assert cache.sorted(given) == tuple(sorted(members))
         assert len(cache) == len(model.pairs)
 
 
@@ -97,8 +98,10 @@ def test_of_what_is_no_set_of_numbers_nothing_is_known(cache_type: Any) -> None:
         Ellipsis,
     ):
         assert cache.get(unknown) is None
+        assert cache.sorted(unknown) is None or unknown == (0,)
     generator = (i for i in range(2))
     assert cache.get(generator) is None
+    assert cache.sorted(generator) is None
     assert list(generator) == [0, 1]  # not touched
     for wrong in ((0, 5), (True,), (-1,), ("1",)):
         with pytest.raises(ValueError, match="values"):

@@ -34,6 +34,20 @@ def test_weights_have_the_same_bits_alone_precomputed_and_cached(case: Case) -> 
     assert together.patterns.misses == 0
 
 
+@pytest.mark.parametrize("case", SAMPLED[::3], ids=names(SAMPLED[::3]))
+def test_what_was_ranked_before_does_not_matter(case: Case) -> None:
+    """A set is ranked by solving for its weights, which are kept until another is ranked."""
+    rng = np.random.default_rng(11)
+    sets = promised_sets(case.scheme, 20) + larger_sets(case.scheme, 8)
+    expected = [case.fresh().decoding_weights(survivors) for survivors in sets[:12]]
+    scheme = case.fresh()
+    scheme.patterns.maxsize = 1
+    for number in rng.integers(12, size=60):
+        for other in rng.integers(len(sets), size=rng.integers(3)):
+            assert scheme.is_decodable(sets[other])
+        assert same_bits(scheme.decoding_weights(sets[number]), expected[number]), "seed 11"
+
+
 @pytest.mark.parametrize("case", CASES[::2], ids=names(CASES[::2]))
 def test_weights_of_an_mds_code_have_the_same_bits_in_any_batch(case: Case) -> None:
     sets = promised_sets(case.scheme, 30)

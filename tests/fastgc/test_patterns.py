@@ -39,8 +39,9 @@ def test_what_was_ranked_before_does_not_matter(case: Case) -> None:
     """A set is ranked by solving for its weights, which are kept until another is ranked."""
     rng = np.random.default_rng(11)
     sets = promised_sets(case.scheme, 20) + larger_sets(case.scheme, 8)
-    expected = [case.fresh().decoding_weights(survivors) for survivors in sets[:12]]
-    scheme = case.fresh()
+    together, scheme = case.fresh(), case.fresh()
+    together.patterns.precompute(sets[:12])
+    expected = [together.decoding_weights(survivors) for survivors in sets[:12]]
     scheme.patterns.maxsize = 1
     for number in rng.integers(12, size=60):
         for other in rng.integers(len(sets), size=rng.integers(3)):

@@ -336,28 +336,30 @@ py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::hand
     });
 }
 
-// Appends the numbers of the bits that are set in a mask of any width.
-void append_bits(py::handle mask, std::vector<std::int64_t>& found) {
-    const auto append = [&found](unsigned long long word, Index first) {
-        for (; word != 0; word &= word - 1) found.push_back(first + __builtin_ctzll(word));
+// Calls append(number) for the bits that are set in a mask of any width.
+template <class Append>
+void append_bits(py::handle mask, const Append& append) {
+    const auto append_word = [&append](unsigned long long word, Index first) {
+        for (; word != 0; word &= word - 1) append(first + __builtin_ctzll(word));
     };
     const unsigned long long word = PyLong_AsUnsignedLongLong(mask.ptr());
-    if (word != static_cast<unsigned long long>(-1) || PyErr_Occurred() == nullptr) return append(word, 0);
+    if (word != static_cast<unsigned long long>(-1) || PyErr_Occurred() == nullptr) return append_word(word, 0);
     PyErr_Clear();  // wider than a word, or negative, which to_bytes refuses
     const auto bytes = (mask.attr("bit_length")().cast<Index>() + 7) / 8;
     const auto text = mask.attr("to_bytes")(bytes, "little").cast<std::string>();
-    for (Index i = 0; i < bytes; ++i) append(static_cast<unsigned char>(text[static_cast<std::size_t>(i)]), 8 * i);
+    for (Index i = 0; i < bytes; ++i) append_word(static_cast<unsigned char>(text[static_cast<std::size_t>(i)]), 8 * i);
 }
 
 py::array_t<std::int64_t> positions(py::handle masks) {
     std::vector<std::int64_t> found;
     found.reserve(64);
+    const auto append = [&found](std::int64_t number) { found.push_back(number); };
     if (PyLong_Check(masks.ptr()) != 0) {
-        append_bits(masks, found);
+        append_bits(masks, append);
         return py::array_t<std::int64_t>(static_cast<Index>(found.size()), found.data());
     }
     const Items items(masks, "masks", "an integer or a sequence of integers");
-    for (Index i = 0; i < items.count(); ++i) append_bits(items[i], found);
+    for (Index i = 0; i < items.count(); ++i) append_bits(items[i], append);
     const Index width = static_cast<Index>(found.size()) / std::max<Index>(items.count(), 1);
     return py::array_t<std::int64_t>({items.count(), width}, found.data());
 }
@@ -368,11 +370,10 @@ py::object pattern_weights(py::handle generator, py::handle mask, py::handle tar
     const Matrix matrix(generator, "generator");  // weights from numbers that are not finite are suspicious
     const Index k = matrix.columns();
     if (k < 1 || PyLong_CheckExact(mask.ptr()) == 0) throw fastgc::Unsuitable{};
-    std::vector<std::int64_t> rows;
-    rows.reserve(64);
-    append_bits(mask, rows);
-    const auto q = static_cast<Index>(rows.size());
-    if (q < k || rows.back() >= matrix.rows()) throw fastgc::Unsuitable{};
+    Few<std::int64_t> rows;
+    append_bits(mask, [&rows](std::int64_t row) { rows.append(row); });
+    const Index q = rows.size();
+    if (q < k || rows[q - 1] >= matrix.rows()) throw fastgc::Unsuitable{};
     const bool inverts = target.is_none() && q == k;
     std::optional<Matrix> wanted;
     std::vector<double> identity;
@@ -384,16 +385,21 @@ py::object pattern_weights(py::handle generator, py::handle mask, py::handle tar
         for (Index i = 0; i < k; ++i) identity[static_cast<std::size_t>(i * (k + 1))] = 1;
     }
     const Index m = wanted ? wanted->rows() : k;
-    py::array_t<double> weights({m, q});
+    const auto& numpy = py::detail::npy_api::get();  // pybind11's own arrays take vectors of sizes and of strides
+    Py_intptr_t shape[2] = {m, q};
+    py::array weights = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
+        numpy.PyArray_Type_, py::dtype::of<double>().release().ptr(), 2, shape, nullptr, nullptr, 0, nullptr));
+    if (!weights) throw py::error_already_set();
+    auto* const values = static_cast<double*>(weights.mutable_data());
     fastgc::Options how;
     how.threads = 1;
     how.kernels = &fastgc::default_kernels();
     unsigned char suspicious = 0;
     if (inverts)
-        fastgc::decoding_weights(matrix.data(), k, rows.data(), 1, weights.mutable_data(), &suspicious, how);
+        fastgc::decoding_weights(matrix.data(), k, rows.begin(), 1, values, &suspicious, how);
     else
-        fastgc::least_norm_weights(matrix.data(), k, rows.data(), 1, q, wanted ? wanted->data() : identity.data(), m,
-                                   weights.mutable_data(), &suspicious, how);
+        fastgc::least_norm_weights(matrix.data(), k, rows.begin(), 1, q, wanted ? wanted->data() : identity.data(), m,
+                                   values, &suspicious, how);
     if (suspicious != 0) throw fastgc::Unsuitable{};
     return std::move(weights);
 }

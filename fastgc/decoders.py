@@ -141,14 +141,17 @@ class LinearDecoder:
 
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """See `Decoder`."""
-        if len(masks) == 1 and masks[0].bit_count() >= self._k:
-            mask, weights = self._solved
-            if mask == masks[0]:
+        if len(masks) == 1:
+            (mask,) = masks
+            ranked, weights = self._solved
+            if mask == ranked:
                 return [weights]
-            try:  # not suppress(), which takes half as long as to find the weights
-                return [kernels.pattern_weights(self._generator, masks[0], self.target)]
-            except NotDecodableError:
-                pass  # whose rows these are, or that the target is spanned all the same, is said below
+            if mask.bit_count() >= self._k:
+                try:  # not suppress(), which takes half as long as to find the weights
+                    return [kernels.pattern_weights(self._generator, mask, self.target)]
+                except NotDecodableError:
+                    pass  # whose rows these are, or that the target is spanned all the same, is said below
+            return [self._weights(kernels.positions(mask))]
         found: dict[int, Matrix] = {}
         for same in _by_size(masks).values():
             found.update(zip(same, self._weights(kernels.positions(same)), strict=True))

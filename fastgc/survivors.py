@@ -53,6 +53,8 @@ class SurvivorSets:
     ----------
     places : tuple of (int, int)
         Of each worker, its group and its position there.
+    known : callable
+        What is remembered of workers, as `of` takes them, or None. To ask it first saves the call of a function.
     """
 
     def __init__(self, data: SchemeData) -> None:
@@ -62,11 +64,11 @@ class SurvivorSets:
         self.places = tuple(places[worker] for worker in range(len(places)))
         self._bit = tuple((g, 1 << p) for g, p in self.places).__getitem__
         self._known = SetCache(len(places), max(1, min(KEPT_SETS, KEPT_WORKERS // len(places))))
+        self.known: Callable[[object], Survivors | None] = self._known.get
 
     def of(self, name: str, workers: Iterable[int]) -> Survivors:
         """What workers, in any order, amount to; `name` is what the argument that they are is called in errors."""
-        found: Survivors | None = self._known.get(workers)
-        return self._met(name, workers) if found is None else found
+        return self.known(workers) or self._met(name, workers)
 
     def _met(self, name: str, workers: Iterable[int]) -> Survivors:
         present = self._known.sorted(workers)

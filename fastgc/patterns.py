@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -77,7 +78,7 @@ class PatternCache:
     @maxsize.setter
     def maxsize(self, value: int) -> None:
         self._maxsize = _checks.integer("maxsize", value, 1)
-        self._entries.set_capacity(self._maxsize)
+        self._entries.set_capacity(min(self._maxsize, sys.maxsize))
 
     def weights(self, key: Key) -> Weights:
         """The (reduction, survivors) weights of a decodable pattern; read-only."""

@@ -109,6 +109,8 @@ def test_the_bound_holds_and_can_be_lowered() -> None:
         with pytest.raises(kind, match=f"maxsize .*{bad}"):
             cache.maxsize = bad  # type: ignore[assignment]
     assert cache.maxsize == 7
+    cache.maxsize = 10**30  # no bound at all
+    assert (cache.maxsize, cache.size) == (10**30, 7)
 
 
 def test_eviction_does_not_change_bits() -> None:

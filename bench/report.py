@@ -21,7 +21,6 @@ JSON = "results.json"
 MARKDOWN = "report.md"
 LOSS = 0.95
 """Cells with a speed-up below this are listed."""
-WEIGHTS_OF = ("set met first", "new pattern", "known pattern")
 
 
 def write(results: Results, folder: Path) -> None:
@@ -46,7 +45,13 @@ def markdown(results: Results, drawn: Sequence[str] = ()) -> str:
     ]
     for title, suites in (
         ("Encode and decode", ("encode", "decode")),
-        ("Decoding weights", ("batched weights", *(f"weights of a {of}" for of in WEIGHTS_OF))),
+        (
+            "Decoding weights",
+            (
+                "batched weights",
+                *(f"weights of a {what}" for what in ("set met first", "new pattern", "known pattern")),
+            ),
+        ),
         ("Every cell of the grid", ("lincomb",)),
     ):
         if records := results.suite(*suites):

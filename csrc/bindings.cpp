@@ -336,30 +336,16 @@ py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::hand
     });
 }
 
-// Calls append(number) for the bits that are set in a mask of any width.
-template <class Append>
-void append_bits(py::handle mask, const Append& append) {
-    const auto append_word = [&append](unsigned long long word, Index first) {
-        for (; word != 0; word &= word - 1) append(first + __builtin_ctzll(word));
-    };
-    const unsigned long long word = PyLong_AsUnsignedLongLong(mask.ptr());
-    if (word != static_cast<unsigned long long>(-1) || PyErr_Occurred() == nullptr) return append_word(word, 0);
-    PyErr_Clear();  // wider than a word, or negative, which to_bytes refuses
-    const auto bytes = (mask.attr("bit_length")().cast<Index>() + 7) / 8;
-    const auto text = mask.attr("to_bytes")(bytes, "little").cast<std::string>();
-    for (Index i = 0; i < bytes; ++i) append_word(static_cast<unsigned char>(text[static_cast<std::size_t>(i)]), 8 * i);
-}
-
 py::array_t<std::int64_t> positions(py::handle masks) {
     std::vector<std::int64_t> found;
     found.reserve(64);
     const auto append = [&found](std::int64_t number) { found.push_back(number); };
     if (PyLong_Check(masks.ptr()) != 0) {
-        append_bits(masks, append);
+        each_bit(masks, append);
         return py::array_t<std::int64_t>(static_cast<Index>(found.size()), found.data());
     }
     const Items items(masks, "masks", "an integer or a sequence of integers");
-    for (Index i = 0; i < items.count(); ++i) append_bits(items[i], append);
+    for (Index i = 0; i < items.count(); ++i) each_bit(items[i], append);
     const Index width = static_cast<Index>(found.size()) / std::max<Index>(items.count(), 1);
     return py::array_t<std::int64_t>({items.count(), width}, found.data());
 }
@@ -371,7 +357,7 @@ py::object pattern_weights(py::handle generator, py::handle mask, py::handle tar
     const Index k = matrix.columns();
     if (k < 1 || PyLong_CheckExact(mask.ptr()) == 0) throw fastgc::Unsuitable{};
     Few<std::int64_t> rows;
-    append_bits(mask, [&rows](std::int64_t row) { rows.append(row); });
+    each_bit(mask, [&rows](std::int64_t row) { rows.append(row); });
     const Index q = rows.size();
     if (q < k || rows[q - 1] >= matrix.rows()) throw fastgc::Unsuitable{};
     const bool inverts = target.is_none() && q == k;

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "recent_masks.h"
+#include "views.h"
 
 // Before Python 3.13 the GIL is what keeps a dict from changing while it is read.
 #ifndef Py_BEGIN_CRITICAL_SECTION
@@ -216,12 +217,13 @@ inline void read_key(Mask& mask, Index words, PyObject* key) {
         if (mask[0] == UINT64_MAX && PyErr_Occurred() != nullptr) throw py::error_already_set();
         return;
     }
-    const Py_ssize_t size = 8 * (words - 1);
-    const auto text = py::reinterpret_steal<py::object>(PyObject_CallMethod(bits, "to_bytes", "ns", size, "little"));
-    if (!text) throw py::error_already_set();
-    const auto* const bytes = reinterpret_cast<const unsigned char*>(PyBytes_AsString(text.ptr()));
-    if (bytes == nullptr) throw py::error_already_set();
-    for (Py_ssize_t i = 0; i < size; ++i) mask[i / 8] |= static_cast<std::uint64_t>(bytes[i]) << (8 * (i % 8));
+    views::each_bit(bits, [&](Index bit) {
+        if (bit >= 64 * (words - 1)) {
+            PyErr_SetString(PyExc_OverflowError, "key: the mask has more bits than the cache is for");
+            throw py::error_already_set();
+        }
+        mask[bit / 64] |= std::uint64_t{1} << (bit % 64);
+    });
 }
 
 // What body() returns; null, and the error set, where it throws.

@@ -245,6 +245,20 @@ inline Items::Items(py::handle object, const Name& name, const char* expected) {
     if (!items_) throw py::error_already_set();
 }
 
+// Calls visit(number) for the bits that are set in a mask of any width.
+template <class Visit>
+void each_bit(py::handle mask, const Visit& visit) {
+    const auto each_of = [&visit](unsigned long long word, Index first) {
+        for (; word != 0; word &= word - 1) visit(first + __builtin_ctzll(word));
+    };
+    const unsigned long long word = PyLong_AsUnsignedLongLong(mask.ptr());
+    if (word != static_cast<unsigned long long>(-1) || PyErr_Occurred() == nullptr) return each_of(word, 0);
+    PyErr_Clear();  // wider than a word, or negative, which to_bytes refuses
+    const auto bytes = (mask.attr("bit_length")().cast<Index>() + 7) / 8;
+    const auto text = mask.attr("to_bytes")(bytes, "little").cast<std::string>();
+    for (Index i = 0; i < bytes; ++i) each_of(static_cast<unsigned char>(text[static_cast<std::size_t>(i)]), 8 * i);
+}
+
 inline Rows rows_view(py::handle object, const Name& name, Access access) {
     Rows rows{name};
     if (py::isinstance<py::array>(object)) {

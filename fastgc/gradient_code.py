@@ -300,7 +300,7 @@ class GradientCode:
         ------
         NotDecodableError
         """
-        found = self._sets.known(survivors) or self._sets.of("survivors", survivors)
+        found = self._sets.known(survivors) or self._sets.learn("survivors", survivors)
         if found.undecodable is None and len(found.keys) == 1:
             return self.patterns.weights(found.keys[0])
         own = self._weights(found)
@@ -558,7 +558,7 @@ class GradientCode:
         length = _checks.integer("length", length, 1)
         if not isinstance(messages, (dict, Mapping)):  # of a dict it is known in a tenth of the time
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
-        found = self._sets.known(messages) or self._sets.of("messages", messages)
+        found = self._sets.known(messages) or self._sets.learn("messages", messages)
         present = found.workers
         where: arrays.Origin = arrays.NUMPY
         if present and not isinstance(messages[present[0]], np.ndarray):

@@ -14,8 +14,6 @@ from fastgc.kernels._caches import MaskCache
 
 Key = tuple[int, int]
 """A decoder's number and the bit mask of the positions that answered."""
-
-
 Weights: TypeAlias = npt.NDArray[np.float64]
 
 

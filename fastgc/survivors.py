@@ -54,7 +54,7 @@ class SurvivorSets:
     places : tuple of (int, int)
         Of each worker, its group and its position there.
     known : callable
-        What is remembered of workers, as `of` takes them, or None. To ask it first saves the call of a function.
+        What is remembered of workers, as `of` takes them, or None. ``known(…) or learn(…)`` is `of` without its call.
     """
 
     def __init__(self, data: SchemeData) -> None:
@@ -68,9 +68,10 @@ class SurvivorSets:
 
     def of(self, name: str, workers: Iterable[int]) -> Survivors:
         """What workers, in any order, amount to; `name` is what the argument that they are is called in errors."""
-        return self.known(workers) or self._met(name, workers)
+        return self.known(workers) or self.learn(name, workers)
 
-    def _met(self, name: str, workers: Iterable[int]) -> Survivors:
+    def learn(self, name: str, workers: Iterable[int]) -> Survivors:
+        """The same for workers that are not `known`."""
         present = self._known.sorted(workers)
         if present is None:  # wrong, or something else than a plain collection
             return self.of(name, _checks.members(name, workers, len(self._everyone)))

@@ -22,22 +22,26 @@ const Kernels& chosen(const Options& options) {
 
 Index stretches(Index columns) { return (columns + kJudged - 1) / kJudged; }
 
-// How a call is cut, measured on Zen 3 (32 KiB + 512 KiB of cache a core, dTLB of 64 pages).
+// How a call is cut. Figures are of Zen 3 (32 KiB + 512 KiB of cache a core, dTLB of 64 pages) where no other processor
+// is named; what differs between the two is in tuning.h.
 //
 // Up to 6 rows are one block that reads inputs straight from memory. The processor follows 8 streams well and 16 badly
 // (P = 4, Q = 64: 26 and 17 GB/s), so more inputs are read in passes over a chunk whose outputs rest in the second-
-// level cache meanwhile (chunks of 16 and 128 KiB: 23 and 26 GB/s).
+// level cache meanwhile (chunks of 16 and 128 KiB: 23 and 26 GB/s). Zen 5 reads 64 side by side if tiles ask for what
+// they will need: of rows of up to 8 MiB 4 x 16 at 10^6 takes half the time, 1 x 64 0.8 (passes that ask: 0.68, 0.94).
+// Of longer ones it is better at 8, and asking pays from 4 rows on (4 x 32 at 4.1 10^6: 0.85; 1 x 32: 1.2).
 constexpr Index kStreams = 8;
 constexpr Index kResting = 128 * 1024;
-constexpr double kOwnCache = 512 * 1024;  // what fits there needs no passes
+constexpr Index kFewAsk = 4, kFewAskMemory = 2;  // from so many inputs on they do, beyond the second-level cache
+constexpr Index kFarAskRows = 4;
 // More rows are several blocks on chunks of up to 64 inputs that take 16 KiB. Half types are packed, which converts
-// them once for all rows; others where many rows use what comes from memory, in chunks of 64 KiB, which reads longer
-// pieces (float32, P = Q = 64 at 10^6: 1.04, 1.10, 1.16 and 1.10 of the speed with panels of 16, 32, 64 and 128 KiB).
-// Inputs that come from memory are asked for 512 bytes ahead, others by the tile.
-constexpr Index kPanel = 16 * 1024, kMemoryPanel = 64 * 1024;
+// them once for all rows; others where many rows use what comes from memory, in larger chunks, which reads longer
+// pieces (float32, P = Q = 64 at 10^6: 1.04, 1.10, 1.16 and 1.10 of the speed with panels of 16, 32, 64 and 128 KiB;
+// on Zen 5, whose second-level cache is twice as large, in float64: 0.83, 1, 1.18 and 1.21 with 32, 64, 128 and 256).
+constexpr Index kPanel = 16 * 1024;
 constexpr Index kPanelInputs = 64;
 constexpr Index kPackRows = 48, kPackRowsHalf = 24;
-constexpr Index kAhead = 512;
+constexpr Index kManyAsk = 16;  // from so many inputs on, wherever they are
 // Groups of so many inputs together are added up in registers: from a cache, from memory, and from memory where there
 // are three rows, or rows that are rounded afterwards (8 groups of 3 side by side take twice the time).
 constexpr Index kSummedInCache = 64, kSummed = 12, kFewSummed = 8;
@@ -45,18 +49,19 @@ constexpr Index kSummedInCache = 64, kSummed = 12, kFewSummed = 8;
 // More of them than that are packed: a chunk of one row at a time collides with nothing. Nor may results then pass the
 // caches (8 x 8 at 2^20: 11 GFLOP/s, packed 18, and not past the caches 33; 16 x 16 at 2^10: 41 and 69). A few inputs
 // too many do less harm than packing (8 x 64 float64 at 10^6, 8 inputs a set: 1.6 times as fast as they lie), outputs
-// do more (8 x 2 at 2^20: a fifth of the speed), and count twice.
+// do more (8 x 2 at 2^20: a fifth of the speed), and count twice. Zen 5 copes with more (8 x 8 at 2^10 as they lie:
+// 0.63 of the time, 32 x 4 at 2^13, 68 a set, 2.4), and in memory with any (8 x 8, 16 x 16 and 64 x 64 at 2^20: 0.36,
+// 0.55 and 0.68, 8 x 64 1.1).
 constexpr Index kSetBytes = 4096;
-constexpr int kMostInSet = 12;
 constexpr double kFirstCache = 32 * 1024;
 // Results pass the caches, where one pass over the inputs makes whole lines, if all that moves is more than a part of
 // the last one, which has other users, too: that takes 0.6 to 0.9 of the time at 16 to 24 MB (4 x 1, 2 x 2, 1 x 4
 // float32 at 10^6), with neighbours at work a fifth. Many rows lie in too many places for the processor to fetch their
 // lines in time (32 x 8 at 10^5: 0.45). Smaller results are left there for the caller: if those of the last call are
-// there still, 4 x 4 at 5 10^5 takes 0.7 of the time. Up to 3 rows that do not agree where a line begins are gathered
-// in cache: more, or by the chunk instead of by the tile, take longer than they save.
+// there still, 4 x 4 at 5 10^5 takes 0.7 of the time. On Zen 5 they are until 20 MB (32 x 1 at 10^5 0.47 of the time,
+// 4 x 1 at 10^6 0.9; at 24 MB and more passing gains a fifth to a half). Up to 3 rows that do not agree where a line
+// begins are gathered in cache: more, or by the chunk instead of by the tile, take longer than they save.
 constexpr double kLastCache = 32 * 1024 * 1024;
-constexpr double kPast = 0.5 * kLastCache, kManyRowsPast = 0.3 * kLastCache;
 // Of a thread's share. A thread that loses its core, or shares it, is waited for no longer than one of them takes.
 constexpr Index kPieces = 8;
 
@@ -101,7 +106,7 @@ class Plan {
     }
 
     // Whether more rows of a segment with one group share a set of the first-level cache than it copes with.
-    bool collides(const Segment<In, Out>& segment) const {
+    bool collides(const Segment<In, Out>& segment, int crowd) const {
         int lines[kSetBytes / 64] = {};
         int most = 0;
         const auto count = [&](const void* row, int weight) {
@@ -110,14 +115,14 @@ class Plan {
         };
         std::for_each_n(segment.groups->inputs, segment.groups->count, [&](const void* row) { count(row, 1); });
         std::for_each_n(segment.outputs, segment.rows, [&](const void* row) { count(row, 2); });
-        return most > kMostInSet;
+        return most > crowd;
     }
 
     void run(const Options& options) {
         const Kernels& kernels = chosen(options);
         const Demand demand = this->demand();
         const int threads = thread_count(demand.bytes, options.grain, options.threads, options.team);
-        const Work work = this->work(demand, threads);
+        const Work work = this->work(demand, threads, kernels.tuning);
         // Shares end on multiples of 64 columns (a cache line or more), so that only the last one has a tail.
         over_shares(demand.total, threads, 64, options.team, [&](int thread, const auto& each) {
             const Scratch<T> scratch = work.of(thread);
@@ -133,7 +138,7 @@ class Plan {
         const Kernels& kernels = chosen(options);
         const Demand demand = this->demand();
         const int threads = thread_count(demand.bytes, options.grain, options.threads, options.team);
-        const Work work = this->work(demand, threads);
+        const Work work = this->work(demand, threads, kernels.tuning);
         const Index groups = segments_[0].group_count, totals = stretches(demand.total);
         constexpr Index line = 64 / sizeof(double);  // threads share none
         const Index stride = (groups + line - 1) / line * line;
@@ -221,30 +226,41 @@ class Plan {
         return demand;
     }
 
-    Work work(const Demand& demand, int threads) {
+    Work work(const Demand& demand, int threads, const Tuning& tuning) {
         const auto [total, levels, rows, inputs, streams, judged, bytes, moved] = demand;
-        Scratch<T> shape{total, kStreams, 0, 0, false, false, false, nullptr, nullptr, nullptr, nullptr};
+        Scratch<T> shape{total, kStreams, 0, kNever, 0, false, false, false, nullptr, nullptr, nullptr, nullptr};
         const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
         bool packs = false;
-        const bool past = moved > (rows > kMaxBlockRows ? kManyRowsPast : kPast);
-        if (!judged && moved <= kLastCache / 4)
+        const bool many = rows > kMaxBlockRows, from_memory = moved > kLastCache / 4;
+        const bool past = moved > static_cast<double>(many ? tuning.past_many : tuning.past);
+        const bool owned = moved <= static_cast<double>(tuning.own_cache);
+        const bool close = total * static_cast<Index>(sizeof(In)) <= tuning.close;
+        if (many)
+            shape.asks = from_memory ? tuning.many_ask_memory : kManyAsk;
+        else if (tuning.few_ask && !owned && (close || rows >= kFarAskRows))
+            shape.asks = from_memory ? kFewAskMemory : kFewAsk;
+        if (from_memory) {
+            const Index each = std::clamp(tuning.in_flight / inputs, tuning.least_ahead, tuning.most_ahead);
+            shape.ahead = each / static_cast<Index>(sizeof(In));
+        }
+        if (close) shape.pass = kPanelInputs;
+        if (!judged && !from_memory)
             shape.summed = kSummedInCache;
         else if (!judged)
             shape.summed = in_place<In, Out> && rows < 3 ? kSummed : kFewSummed;
         const bool summed = levels > 0 && levels <= kMostWaiting && rows <= kMostSummed && streams <= shape.summed;
-        if (rows > kMaxBlockRows) {
+        if (many) {
             constexpr bool halves = sizeof(In) < sizeof(T) || !in_place<In, Out>;
-            const bool from_memory = moved > kLastCache / 4;
-            shape.collides = levels == 0 && moved > kFirstCache && collides(segments_[0]);
+            shape.collides = levels == 0 && moved > kFirstCache &&
+                             collides(segments_[0], from_memory ? tuning.crowd_memory : tuning.crowd);
             shape.pass = std::min(inputs, kPanelInputs);
-            shape.ahead = from_memory ? kAhead / static_cast<Index>(sizeof(In)) : 0;
             shape.past_caches = levels == 0 && past && inputs == shape.pass && !shape.collides;
             packs = shape.collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
-            shape.columns = fit(packs && from_memory && !halves ? kMemoryPanel : kPanel, shape.pass);
-        } else if (!summed && inputs > kStreams && (levels > 0 || moved > kOwnCache)) {
+            shape.columns = fit(packs && from_memory && !halves ? tuning.memory_panel : kPanel, shape.pass);
+        } else if (!summed && inputs > shape.pass && (levels > 0 || !owned)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
             shape.pass = inputs;

@@ -8,6 +8,8 @@ namespace fastgc {
 namespace FASTGC_TARGET {
 namespace {
 
+constexpr Tuning kTuning = FASTGC_TARGET_ID == FASTGC_AVX512_ID ? zen5() : zen3();
+
 #include "simd-inl.h"
 // Vec<T> first: the bodies are written in terms of it.
 #include "decoding_weights-inl.h"
@@ -19,6 +21,7 @@ namespace {
 #define FASTGC_STRING_(x) #x
 #define FASTGC_STRING(x) FASTGC_STRING_(x)
 const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET),
+                         kTuning,
                          kFused,
                          {{&lincomb<float, float>},
                           {&lincomb<float, Float16>},

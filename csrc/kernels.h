@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "tuning.h"
+
 // Instruction sets that this build has beside the portable one.
 #if defined(__x86_64__) && defined(__GNUC__)
 # define FASTGC_X86 1
@@ -28,8 +30,6 @@
 #endif
 
 namespace fastgc {
-
-using Index = std::ptrdiff_t;
 
 // Element types that exist in memory only: IEEE binary16 and the upper half of a binary32, by their bits.
 struct Float16 {
@@ -107,7 +107,8 @@ struct Scratch {
     Index columns;      // work is done in chunks of so many
     Index pass;         // inputs that are read together; between passes the chains rest in the outputs
     Index summed;       // groups of so many inputs together are added up in registers
-    Index ahead;        // columns beyond the next tile that many inputs are asked for ahead of their use
+    Index asks;         // from so many inputs on tiles ask for the next tile's columns
+    Index ahead;        // columns beyond the next tile that they ask for where inputs come from memory, else 0
     bool past_caches;   // results are stored past the caches where a tile makes whole lines
     bool gathers;       // where rows do not agree where a line begins, lines are gathered in cache
     bool collides;      // too many rows share a set of the first-level cache to be read side by side
@@ -187,6 +188,7 @@ struct Sizes : Size<float>, Size<double>, Size<Float16>, Size<BFloat16> {};
 // One column of the table.
 struct Kernels {
     const char* name;
+    Tuning tuning;
     bool fused;  // multiply-add with one rounding: all such instruction sets give the same bits
     Lincombs lincombs;
     Sizes sizes;

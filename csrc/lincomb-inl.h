@@ -5,10 +5,10 @@
 // value: the bits then depend neither on blocking, tails, threads nor alignment, and Q may be split into passes.
 // Chains and sums are of type Compute<In>; what goes out in another type is rounded when all is done.
 
-constexpr Index kLine = 64;        // bytes that caches and memory move together
-constexpr Index kAligned = 4000;   // bytes of a row from which on it pays to begin with a whole vector
-constexpr Index kUnfollowed = 16;  // inputs that the processor's own prefetchers do not follow
-constexpr Index kUnrolled = 12;    // inputs from which on high tiles take four at a time
+constexpr Index kLine = 64;       // bytes that caches and memory move together
+constexpr Index kAligned = 4000;  // bytes of a row from which on it pays to begin with a whole vector
+constexpr Index kUnrolled = 12;   // inputs from which on high tiles take four at a time
+constexpr Index kMostApart = 64;  // inputs that are read one row after the other
 
 enum class Mode {
     store,       // out = chain
@@ -58,7 +58,7 @@ struct Direct {
     FASTGC_INLINE const In* row(const Direct& inputs, Index q) { return inputs.rows[q] + inputs.x; }
 };
 
-// So many of them that no prefetcher follows: a tile asks for the columns of the next one, or `ahead` beyond.
+// Those that no prefetcher follows: a tile asks for the columns of the next one, or `ahead` beyond.
 template <class In>
 struct Asked : Direct<In> {
     static constexpr bool asked = true;
@@ -250,7 +250,9 @@ void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> o
     constexpr bool halves = sizeof(typename Inputs::Element) < sizeof(T) || sizeof(Out) < sizeof(T);
     constexpr int E = Inputs::in_panel ? kPanelVectors : even_vectors(R);
     constexpr int V = Inputs::in_panel || halves ? E : vectors(R);
-    constexpr Index even_width = E * W::lanes, width = V * W::lanes;
+    // From memory tiles of fewer vectors ask for a line or two of each input, steadily.
+    constexpr int M = Inputs::asked && R > 1 && kTuning.memory_vectors < E ? kTuning.memory_vectors : E;
+    constexpr Index even_width = E * W::lanes, width = V * W::lanes, memory_width = M * W::lanes;
     const auto tiles = [&](auto vectors, auto reach, auto how, Index x, Index n) FASTGC_INLINED {
         const Inputs here = Inputs::at(inputs, blocks.count, x);
         const T* coefficients = blocks.coefficients;
@@ -264,23 +266,26 @@ void columns(Mode mode, const Blocks<T> blocks, const Inputs inputs, Rows<Out> o
     };
     constexpr Constant<int, V> all{};
     constexpr Constant<int, E> even{};
+    constexpr Constant<int, M> memory{};
     constexpr Constant<int, 1> narrow{};
     constexpr Constant<Reach, Reach::whole> whole{};
     constexpr Constant<Mode, Mode::store> store{};
     Index x = begin;
     // Only whole lines pass the caches: a line stored in part must be read first, and a tile must fill it at once.
-    if constexpr (even_width * sizeof(Out) % kLine == 0) {
+    if constexpr (memory_width * sizeof(Out) % kLine == 0) {
         if (past_caches && mode == Mode::store && before_aligned(kLine, R * blocks.number, outputs, x) == 0)
-            for (; x + even_width <= end; x += even_width)
-                tiles(even, Constant<Reach, Reach::past_caches>{}, store, x, 0);
+            for (; x + memory_width <= end; x += memory_width)
+                tiles(memory, Constant<Reach, Reach::past_caches>{}, store, x, 0);
     }
     bool by_lines = false;  // tiles of which each asks for whole lines
-    if constexpr (Inputs::asked && V != E) by_lines = Inputs::from_memory(inputs);
+    if constexpr (Inputs::asked && V != M) by_lines = Inputs::from_memory(inputs);
     const Index wide = by_lines ? x : end;  // where tiles of V vectors end
     if (Inputs::asked || mode != Mode::store)
         for (; x + width <= wide; x += width) tiles(all, whole, mode, x, 0);
     else if constexpr (!Inputs::asked)
         for (; x + width <= wide; x += width) tiles(all, whole, store, x, 0);
+    if constexpr (M != E)
+        for (; by_lines && x + memory_width <= end; x += memory_width) tiles(memory, whole, mode, x, 0);
     if constexpr (V != E)
         for (; x + even_width <= end; x += even_width) tiles(even, whole, mode, x, 0);
     if constexpr (Inputs::asked) {  // the few columns left have code already
@@ -418,7 +423,8 @@ template <class Out, class T, class Inputs>
 void rows(Mode mode, const Blocks<T>& blocks, const Inputs& inputs, Rows<Out> outputs, bool past_caches, Index begin,
           Index end) {
     // Of more rows than one block has.
-    constexpr int fewest = Inputs::packs ? kMaxBlockRows : Inputs::asked ? 4 : Inputs::in_panel ? 3 : 1;
+    constexpr int few = kTuning.few_ask ? 1 : 4;
+    constexpr int fewest = Inputs::packs ? kMaxBlockRows : Inputs::asked ? few : Inputs::in_panel ? 3 : 1;
     with_rows(blocks.rows, [&](auto count) {
         if constexpr (count.value >= fewest)
             columns<Out, count.value>(mode, blocks, inputs, outputs, past_caches, begin, end);
@@ -550,6 +556,17 @@ Packed<T> panel(const Scratch<T>& scratch, const In* const* inputs, Index count,
     return {scratch.panel, begin, reinterpret_cast<const char* const*>(inputs + from), asked, element, ahead};
 }
 
+// A block's rows as two or three lower blocks, with coefficients in `place`. The first that goes through a tile waits
+// for memory: the less arithmetic it has, the more inputs a core has on their way.
+template <class T>
+Blocks<T> apart(const Blocks<T>& block, T* place) {
+    const Index parts = block.rows % 2 == 0 ? 2 : block.rows % 3 == 0 ? 3 : 1, rows = block.rows / parts;
+    for (Index r = 0; r < block.rows; ++r)
+        for (Index q = 0; q < block.count; ++q)
+            place[(r / rows * block.count + q) * rows + r % rows] = block.coefficients[q * block.rows + r];
+    return {parts, rows, block.count, place, rows * block.count};
+}
+
 // All P rows of one group's product, over a chunk of the columns.
 template <class In, class Out, class To>
 void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group, const Scratch<Compute<In>>& scratch,
@@ -602,9 +619,13 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
                 compute(Packing<In>{inputs, scratch.panel, begin});
             else if (packs)
                 compute(panel(scratch, inputs, count, number++, segment.rows, begin, end));
-            else if (first == 0 && count >= kUnfollowed && segment.rows > kMaxBlockRows)
+            else if (first == 0 && count >= scratch.asks) {
+                T one_after_the_other[kMaxBlockRows * kMostApart];
+                if (kTuning.few_ask && segment.rows <= kMaxBlockRows && scratch.ahead > 0 && count >= kTuning.apart &&
+                    count <= kMostApart)
+                    blocks = apart(blocks, one_after_the_other);
                 compute(Asked<In>{direct, scratch.ahead});
-            else
+            } else
                 compute(direct);
             first = after;
         }

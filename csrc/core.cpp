@@ -72,6 +72,8 @@ class Plan {
     using T = Compute<In>;
 
   public:
+    explicit Plan(const Options& options) : options_(options), kernels_(chosen(options)) {}
+
     template <class U>
     U* take(Index count) {
         return static_cast<U*>(arena_.allocate(static_cast<std::size_t>(count) * sizeof(U), 64));
@@ -96,10 +98,10 @@ class Plan {
         const Index total = segment.rows + spares;
         T* packed = take<T>(total * count);
         for (Index first = 0, rows; first < total; first += rows) {
-            rows = block_rows(total, first);
-            for (Index r = 0; r < rows; ++r)
-                for (Index q = 0; q < count; ++q)
-                    packed[first * count + q * rows + r] = static_cast<T>(coefficient(first + r, q));
+            rows = block_rows(kernels_.tuning.block_rows, total, first);
+            T* to = packed + first * count;
+            for (Index q = 0; q < count; ++q)
+                for (Index r = 0; r < rows; ++r) *to++ = static_cast<T>(coefficient(first + r, q));
         }
         groups_.push_back({packed, inputs, count, spares});
         ++segment.group_count;
@@ -118,27 +120,25 @@ class Plan {
         return most > crowd;
     }
 
-    void run(const Options& options) {
-        const Kernels& kernels = chosen(options);
+    void run() {
         const Demand demand = this->demand();
-        const int threads = thread_count(demand.bytes, options.grain, options.threads, options.team);
-        const Work work = this->work(demand, threads, kernels.tuning);
+        const int threads = thread_count(demand.bytes, options_.grain, options_.threads, options_.team);
+        const Work work = this->work(demand, threads);
         // Shares end on multiples of 64 columns (a cache line or more), so that only the last one has a tail.
-        over_shares(demand.total, threads, 64, options.team, [&](int thread, const auto& each) {
+        over_shares(demand.total, threads, 64, options_.team, [&](int thread, const auto& each) {
             const Scratch<T> scratch = work.of(thread);
             each(segments_, [&](std::size_t s, Index, Index begin, Index end) {
-                static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segments_[s], scratch, begin, end);
+                static_cast<const Lincomb<In, Out>&>(kernels_.lincombs).run(segments_[s], scratch, begin, end);
             });
         });
     }
 
     // As run, and what to judge the groups with spares by, for every kJudged columns: the sum of the squares of their
     // syndromes, and a size that their largest absolute value is not below; groups x stretches numbers of both.
-    void run_judging(double* energies, double* sizes, const Options& options) {
-        const Kernels& kernels = chosen(options);
+    void run_judging(double* energies, double* sizes) {
         const Demand demand = this->demand();
-        const int threads = thread_count(demand.bytes, options.grain, options.threads, options.team);
-        const Work work = this->work(demand, threads, kernels.tuning);
+        const int threads = thread_count(demand.bytes, options_.grain, options_.threads, options_.team);
+        const Work work = this->work(demand, threads);
         const Index groups = segments_[0].group_count, totals = stretches(demand.total);
         constexpr Index line = 64 / sizeof(double);  // threads share none
         const Index stride = (groups + line - 1) / line * line;
@@ -147,7 +147,7 @@ class Plan {
         std::fill_n(sizes, groups * totals, 0.0);
         // No thread shares a stretch with another: how many there are changes nothing. It may lie in two segments, and
         // has what both add up to.
-        over_shares(demand.total, threads, kJudged, options.team, [&](int thread, const auto& each) {
+        over_shares(demand.total, threads, kJudged, options_.team, [&](int thread, const auto& each) {
             Scratch<T> scratch = work.of(thread);
             scratch.energies = sums + stride * thread;
             each(segments_, [&](std::size_t s, Index start, Index begin, Index end) {
@@ -156,14 +156,14 @@ class Plan {
                     const Index number = (start + x) / kJudged;
                     stop = std::min(end, (number + 1) * kJudged - start);
                     std::fill_n(scratch.energies, groups, 0.0);
-                    static_cast<const Lincomb<In, Out>&>(kernels.lincombs).run(segment, scratch, x, stop);
+                    static_cast<const Lincomb<In, Out>&>(kernels_.lincombs).run(segment, scratch, x, stop);
                     for (Index g = 0; g < groups; ++g) {
                         const Group<In>& group = segment.groups[g];
                         if (group.spares == 0) continue;
                         energies[g * totals + number] += scratch.energies[g];
                         double& size = sizes[g * totals + number];
                         size = std::max(
-                            size, static_cast<const Size<In>&>(kernels.sizes).run(group.inputs, group.count, x, stop));
+                            size, static_cast<const Size<In>&>(kernels_.sizes).run(group.inputs, group.count, x, stop));
                     }
                 }
             });
@@ -226,7 +226,8 @@ class Plan {
         return demand;
     }
 
-    Work work(const Demand& demand, int threads, const Tuning& tuning) {
+    Work work(const Demand& demand, int threads) {
+        const Tuning& tuning = kernels_.tuning;
         const auto [total, levels, rows, inputs, streams, judged, bytes, moved] = demand;
         Scratch<T> shape{total, kStreams, 0, kNever, 0, false, false, false, nullptr, nullptr, nullptr, nullptr};
         const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
@@ -234,7 +235,7 @@ class Plan {
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
         };
         bool packs = false;
-        const bool many = rows > kMaxBlockRows, from_memory = moved > kLastCache / 4;
+        const bool many = rows > kFewRows, from_memory = moved > kLastCache / 4;
         const bool past = moved > static_cast<double>(many ? tuning.past_many : tuning.past);
         const bool owned = moved <= static_cast<double>(tuning.own_cache);
         const bool close = total * static_cast<Index>(sizeof(In)) <= tuning.close;
@@ -259,7 +260,8 @@ class Plan {
             shape.pass = std::min(inputs, kPanelInputs);
             shape.past_caches = levels == 0 && past && inputs == shape.pass && !shape.collides;
             packs = shape.collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
-            shape.columns = fit(packs && from_memory && !halves ? tuning.memory_panel : kPanel, shape.pass);
+            if (packs || rows > tuning.block_rows || inputs > shape.pass)  // else one block reads all there is once
+                shape.columns = fit(packs && from_memory && !halves ? tuning.memory_panel : kPanel, shape.pass);
         } else if (!summed && inputs > shape.pass && (levels > 0 || !owned)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
@@ -322,6 +324,8 @@ class Plan {
         }
     }
 
+    const Options& options_;
+    const Kernels& kernels_;
     alignas(64) std::byte first_[8192];
     std::pmr::monotonic_buffer_resource arena_{first_, sizeof first_};
     std::pmr::vector<Segment<In, Out>> segments_{&arena_};
@@ -357,17 +361,17 @@ struct Blocks {
 template <class In, class Out>
 void lincomb(const double* coefficients, Index P, Index Q, const In* const* inputs, Out* const* outputs, Index length,
              bool accumulate, const Options& options) {
-    Plan<In, Out> plan;
+    Plan<In, Out> plan(options);
     plan.add_segment(length, P, outputs, accumulate);
     plan.add_group(inputs, Q, [=](Index p, Index q) { return coefficients[p * Q + q]; });
-    plan.run(options);
+    plan.run();
 }
 
 template <class In, class Out>
 void encode(const double* coefficients, Index d, Index m, const In* const* gradients, Index length, Out* out,
             bool accumulate, const Options& options) {
     const Blocks blocks(length, m);
-    Plan<In, Out> plan;
+    Plan<In, Out> plan(options);
     Out* outputs[2] = {out, out + blocks.remainder};
     const auto segment = [&](Index begin, Index end, Index present, Out* const* output) {
         if (begin == end) return;
@@ -380,7 +384,7 @@ void encode(const double* coefficients, Index d, Index m, const In* const* gradi
     };
     segment(0, blocks.remainder, blocks.full + 1, outputs);
     segment(blocks.remainder, blocks.length, blocks.full, outputs + 1);
-    plan.run(options);
+    plan.run();
 }
 
 namespace {
@@ -413,14 +417,14 @@ void add_decoding(Plan<In, Out>& plan, const Received<In>* groups, Index group_c
 
 template <class In, class Out>
 void decode(const Received<In>* groups, Index group_count, Index m, Index length, Out* out, const Options& options) {
-    Plan<In, Out> plan;
+    Plan<In, Out> plan(options);
     add_decoding(plan, groups, group_count, m, length, out, false);
-    plan.run(options);
+    plan.run();
 }
 
 template <class In, class Out>
 void combine(const Stretch<In, Out>* stretches, Index count, const Options& options) {
-    Plan<In, Out> plan;
+    Plan<In, Out> plan(options);
     std::for_each_n(stretches, count, [&](const Stretch<In, Out>& stretch) {
         plan.add_segment(stretch.length, stretch.rows, stretch.outputs, false);
         std::for_each_n(stretch.groups, stretch.group_count, [&](const Received<In>& group) {
@@ -428,17 +432,17 @@ void combine(const Stretch<In, Out>* stretches, Index count, const Options& opti
                            [&](Index p, Index q) { return group.weights[p * group.count + q]; });
         });
     });
-    plan.run(options);
+    plan.run();
 }
 
 template <class In>
 std::vector<Index> decode_checked(const Received<In>* groups, Index group_count, Index m, Index length,
                                   Compute<In>* out, const Floor* floors, double least, const Options& options) {
-    Plan<In, Compute<In>> plan;
+    Plan<In, Compute<In>> plan(options);
     add_decoding(plan, groups, group_count, m, length, out, true);
     const Index count = stretches(block_length(length, m));
     std::vector<double> energies(static_cast<std::size_t>(group_count * count)), sizes(energies.size());
-    plan.run_judging(energies.data(), sizes.data(), options);
+    plan.run_judging(energies.data(), sizes.data());
     const bool squares_vanish = sizeof(Compute<In>) < sizeof(double);
     std::vector<Index> doubtful;
     for (Index g = 0; g < group_count; ++g) {

@@ -51,17 +51,17 @@ struct ComputeOf<double> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
-// Output rows that one register block computes together; coefficients are packed in blocks of at most this many.
-constexpr Index kMaxBlockRows = 6;
+// Up to so many rows of a product count as few: they are read and cut in another way than more.
+constexpr Index kFewRows = 6;
 
 // Rows of the register block that begins with row `first` of so many: all blocks but the last two are as long as one
-// another, with at most 6 rows, which with two vectors each make 12 sums and keep both FMA units of AVX2 busy with 16
-// registers. The last two share what is left where one alone would have 1 or 2 rows: those wait for their sums.
-inline Index block_rows(Index rows, Index first) {
-    const Index blocks = (rows + kMaxBlockRows - 1) / kMaxBlockRows;
-    const Index most = (rows + blocks - 1) / blocks, left = rows - first;
-    if (left <= most) return left;
-    return left < most + 3 ? (left + 1) / 2 : most;
+// another, with at most `most` rows. The last two share what is left where one alone would have 1 or 2 rows: those wait
+// for their sums.
+inline Index block_rows(Index most, Index rows, Index first) {
+    const Index blocks = (rows + most - 1) / most;
+    const Index alike = (rows + blocks - 1) / blocks, left = rows - first;
+    if (left <= alike) return left;
+    return left < alike + 3 ? (left + 1) / 2 : alike;
 }
 
 // Whether outputs can hold what is computed between passes and groups; else it is kept in rows of the type computed in.

@@ -8,7 +8,8 @@
 constexpr Index kLine = 64;       // bytes that caches and memory move together
 constexpr Index kAligned = 4000;  // bytes of a row from which on it pays to begin with a whole vector
 constexpr Index kUnrolled = 12;   // inputs from which on high tiles take four at a time
-constexpr Index kMostApart = 64;  // inputs that are read one row after the other
+constexpr int kMaxBlockRows = kTuning.block_rows;
+constexpr Index kMostApart = 64;  // inputs of a block that is cut
 
 enum class Mode {
     store,       // out = chain
@@ -402,7 +403,7 @@ void sum_gathered(const Sum<In>& of, Rows<Out> outputs, Index begin, Index end) 
 // Calls of(R) with a constant.
 template <class Of>
 void with_rows(Index count, const Of& of) {
-    static_assert(kMaxBlockRows == 6, "one case a row count");
+    static_assert(kMaxBlockRows == 6 || kMaxBlockRows == 8, "one case a row count");
     switch (count) {
         case 1:
             return of(Constant<int, 1>{});
@@ -416,6 +417,10 @@ void with_rows(Index count, const Of& of) {
             return of(Constant<int, 5>{});
         case 6:
             return of(Constant<int, 6>{});
+    }
+    if constexpr (kMaxBlockRows == 8) {
+        if (count == 7) return of(Constant<int, 7>{});
+        return of(Constant<int, 8>{});
     }
 }
 
@@ -532,7 +537,7 @@ double judged_product(Mode mode, Index rows, const Group<In>& group, Rows<T> out
     const Index total = rows + group.spares;
     double energy = 0;
     for (Index first = 0, size; first < total; first += size) {
-        size = block_rows(total, first);
+        size = block_rows(kMaxBlockRows, total, first);
         const Index left = rows > first ? rows - first : 0, kept = left < size ? left : size;
         const bool past = past_caches && (kept == 0 || before_aligned(kLine, kept, outputs.from(first), begin) == 0);
         with_rows(size, [&](auto count) {
@@ -561,6 +566,7 @@ Packed<T> panel(const Scratch<T>& scratch, const In* const* inputs, Index count,
 template <class T>
 Blocks<T> apart(const Blocks<T>& block, T* place) {
     const Index parts = block.rows % 2 == 0 ? 2 : block.rows % 3 == 0 ? 3 : 1, rows = block.rows / parts;
+    if (parts == 1) return block;
     for (Index r = 0; r < block.rows; ++r)
         for (Index q = 0; q < block.count; ++q)
             place[(r / rows * block.count + q) * rows + r % rows] = block.coefficients[q * block.rows + r];
@@ -589,9 +595,10 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
         }
         return;
     }
-    const bool packs = scratch.panel != nullptr && segment.rows > kMaxBlockRows;
-    // Nearly always 6 rows, so that no other block needs code for it.
-    const bool packs_on_the_way = packs && !scratch.collides && block_rows(segment.rows, 0) == kMaxBlockRows;
+    const bool packs = scratch.panel != nullptr && segment.rows > kFewRows;
+    const auto block = [&](Index first) { return block_rows(kMaxBlockRows, segment.rows, first); };
+    // Nearly always as many as there are at most, so that no other block needs code for it.
+    const bool packs_on_the_way = packs && !scratch.collides && block(0) == kMaxBlockRows;
     const Index passes = (group.count + scratch.pass - 1) / scratch.pass;
     const Index pass = (group.count + passes - 1) / passes;
     for (Index q = 0; q < group.count; q += pass) {
@@ -602,13 +609,11 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
             for (Index i = 0; i < count; ++i)
                 pack(inputs[i] + begin, scratch.panel + i * kPanelWidth<T>, count, end - begin);
         for (Index first = 0, number = 0; first < segment.rows;) {
-            Blocks<T> blocks{1, block_rows(segment.rows, first), count, group.coefficients + first * group.count, 0};
+            Blocks<T> blocks{1, block(first), count, group.coefficients + first * group.count, 0};
             // All blocks go through a tile's columns before the next tile, so that memory is asked for steadily; in a
             // panel one block goes through all columns, so that its coefficients are read once.
             Index after = first + blocks.rows;
-            for (; !packs && after < segment.rows && block_rows(segment.rows, after) == blocks.rows;
-                 after += blocks.rows)
-                ++blocks.number;
+            for (; !packs && after < segment.rows && block(after) == blocks.rows; after += blocks.rows) ++blocks.number;
             blocks.stride = blocks.rows * group.count;
             blocks.coefficients += q * blocks.rows;
             const auto compute = [&](const auto& from) {
@@ -620,10 +625,10 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
             else if (packs)
                 compute(panel(scratch, inputs, count, number++, segment.rows, begin, end));
             else if (first == 0 && count >= scratch.asks) {
-                T one_after_the_other[kMaxBlockRows * kMostApart];
-                if (kTuning.few_ask && segment.rows <= kMaxBlockRows && scratch.ahead > 0 && count >= kTuning.apart &&
-                    count <= kMostApart)
-                    blocks = apart(blocks, one_after_the_other);
+                T place[kMaxBlockRows * kMostApart];
+                const bool alone = segment.rows <= kMaxBlockRows && count <= kMostApart && scratch.ahead > 0;
+                if (kTuning.few_ask && alone && (segment.rows > kFewRows || count >= kTuning.apart))
+                    blocks = apart(blocks, place);
                 compute(Asked<In>{direct, scratch.ahead});
             } else
                 compute(direct);

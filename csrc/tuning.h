@@ -13,6 +13,7 @@ constexpr Index kKiB = 1024, kMiB = 1024 * kKiB;
 
 // Sizes are in bytes.
 struct Tuning {
+    int block_rows;                 // of a register block, at most
     Index own_cache;                // what fits the second-level cache of a core
     int crowd, crowd_memory;        // more rows than that in a set of the first-level cache are packed; from memory
     Index memory_panel;             // columns of packed inputs from memory
@@ -29,6 +30,7 @@ struct Tuning {
 // AVX2 at 32 KiB, 512 KiB and 32 MiB of cache.
 constexpr Tuning zen3() {
     Tuning best{};
+    best.block_rows = 6;  // with two vectors each 12 sums, which keep both FMA units busy with 16 registers
     best.own_cache = 512 * kKiB;
     best.crowd = best.crowd_memory = 12;  // 8 lines a set
     best.memory_panel = 64 * kKiB;
@@ -46,6 +48,7 @@ constexpr Tuning zen3() {
 // AVX-512 at 48 KiB, 1 MiB and 32 MiB.
 constexpr Tuning zen5() {
     Tuning best{};
+    best.block_rows = 8;  // with three vectors 24 sums of 32 registers
     best.own_cache = 1 * kMiB;
     best.crowd = 50;  // 12 lines a set, and a second-level cache that takes what they lose
     best.crowd_memory = kNever;

@@ -99,6 +99,7 @@ def test_threads_change_no_bit(P, Q, length, dtype, monkeypatch):
         (48, 2, 171_001, 0),  # many rows from memory: likewise
         (1, 2, 8_400_003, 0),  # results past the caches, in whole lines
         (4, 3, 2_100_013, 0),
+        (4, 12, 2_100_013, 0),  # of more than 8 MiB each
         (5, 1, 1_700_000, 4096),
     ],
 )
@@ -368,7 +369,9 @@ def test_from_compiled_code():
 
 @variants
 @pytest.mark.parametrize(
-    ("p", "q"), [(3, 20), (7, 9), (8, 64), (12, 17), (16, 16), (16, 33), (24, 16), (33, 40), (64, 64)]
+    ("p", "q"),
+    [(1, 2), (1, 30), (2, 40), (3, 20), (3, 27), (4, 64), (5, 26), (6, 33), (7, 9), (7, 25), (8, 64)]
+    + [(12, 17), (16, 16), (16, 33), (24, 16), (33, 40), (64, 64)],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16], ids=lambda t: t.__name__)
 def test_size_and_place_of_rows_leave_the_bits_alone(variant, p, q, dtype):

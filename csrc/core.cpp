@@ -243,7 +243,7 @@ class Plan {
         if (many)
             shape.asks = from_memory ? tuning.many_ask_memory : kManyAsk;
         else if (tuning.few_ask && (rows >= kAskRows || (close && !owned)))
-            shape.asks = from_memory ? kFewAskMemory : owned ? kManyAsk : kFewAsk;
+            shape.asks = from_memory ? close ? kFewAskMemory : kStreams : owned ? kManyAsk : kFewAsk;
         if (from_memory) {
             const Index each = std::clamp(tuning.in_flight / inputs, tuning.least_ahead, tuning.most_ahead);
             shape.ahead = each / static_cast<Index>(sizeof(In));
@@ -261,7 +261,8 @@ class Plan {
             shape.pass = std::min(inputs, kPanelInputs);
             shape.past_caches = levels == 0 && past && inputs == shape.pass && !shape.collides;
             packs = shape.collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
-            if (packs || rows > tuning.block_rows || inputs > shape.pass)  // else one block reads all there is once
+            const bool at_once = rows <= tuning.block_rows && inputs == shape.pass && levels == 0;
+            if (packs || !at_once || !made_in_place<In, Out>)  // else one block makes the outputs in one go
                 shape.columns = fit(packs && from_memory && !halves ? tuning.memory_panel : kPanel, shape.pass);
         } else if (!summed && inputs > shape.pass && (levels > 0 || !owned)) {
             shape.columns = fit(kResting, rows * (1 + levels));

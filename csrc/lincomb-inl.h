@@ -624,7 +624,7 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
                 compute(Packing<In>{inputs, scratch.panel, begin});
             else if (packs)
                 compute(panel(scratch, inputs, count, number++, segment.rows, begin, end));
-            else if (first == 0 && count >= scratch.asks) {
+            else if (first == 0 && count >= scratch.asks && (kTuning.few_ask || segment.rows > kFewRows)) {
                 T place[kMaxBlockRows * kMostApart];
                 const bool alone = segment.rows <= kMaxBlockRows && count <= kMostApart && scratch.ahead > 0;
                 if (kTuning.few_ask && alone && (segment.rows > kFewRows || count >= kTuning.apart))

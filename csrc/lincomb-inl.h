@@ -585,7 +585,9 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
             return;
         }
     }
-    if (group.count == 1 && mode != Mode::add) {
+    constexpr bool as_computed = sizeof(In) == sizeof(T) && sizeof(To) == sizeof(T);
+    const bool together = as_computed && segment.rows >= kTuning.together && segment.rows <= kMaxBlockRows;
+    if (group.count == 1 && mode != Mode::add && !together) {
         constexpr Index size = 8 * 1024 / sizeof(In);  // an input for all rows to find in the first-level cache
         const auto row = mode == Mode::store ? multiple<In, To, Mode::store> : multiple<In, To, Mode::accumulate>;
         for (Index x = begin, n; x < end; x += n) {

@@ -86,6 +86,28 @@ struct Vec<float> {
     FASTGC_INLINE void store_n(H* p, Vec a, Index n) {
         _mm256_mask_storeu_epi16(p, first(n), round(a, p));
     }
+
+    // Thirty-two bfloat16 as their even and their odd ones, as in AVX2 below.
+    FASTGC_INLINE void load_pair(const BFloat16* p, Vec& even, Vec& odd) {
+        const __m512i both = _mm512_loadu_si512(p);
+        even.v = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+        odd.v = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+    }
+    FASTGC_INLINE __m512i round_pair(Vec even, Vec odd) {
+        const __m512i a = _mm512_castps_si512(even.v), b = _mm512_castps_si512(odd.v);
+        const __m512i upper = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a, 16), b);
+        const __m512i lower = _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16));
+        constexpr int and_or = 0xea;  // (upper & 1) | 0x7ffe
+        const __m512i half = _mm512_ternarylogic_epi32(upper, _mm512_set1_epi16(1), _mm512_set1_epi16(0x7ffe), and_or);
+        const __m512i carry = _mm512_srli_epi16(_mm512_avg_epu16(lower, half), 15);
+        const __m512i size = _mm512_and_si512(upper, _mm512_set1_epi16(0x7fff));
+        const __mmask32 number = _mm512_cmple_epi16_mask(size, _mm512_set1_epi16(0x7f80));
+        return _mm512_mask_add_epi16(upper, number, upper, carry);
+    }
+    FASTGC_INLINE void store_pair(BFloat16* p, Vec even, Vec odd) { _mm512_storeu_si512(p, round_pair(even, odd)); }
+    FASTGC_INLINE void stream_pair(BFloat16* p, Vec even, Vec odd) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(p), round_pair(even, odd));
+    }
 };
 
 template <>
@@ -423,7 +445,7 @@ FASTGC_INLINE void transpose(Vec<double>* rows) {
 // that is faster; what acts on each lane by itself need not know.
 template <class In, class Out, int V>
 constexpr bool kPaired = false;
-#if FASTGC_TARGET_ID == FASTGC_AVX2_ID
+#if FASTGC_TARGET_ID == FASTGC_AVX2_ID || FASTGC_TARGET_ID == FASTGC_AVX512_ID
 template <int V>
 constexpr bool kPaired<BFloat16, BFloat16, V> = V % 2 == 0;
 #endif

@@ -14,6 +14,7 @@ constexpr Index kKiB = 1024, kMiB = 1024 * kKiB;
 // Sizes are in bytes.
 struct Tuning {
     int block_rows;                 // of a register block, at most
+    Index together;                 // from so many rows on one block makes them of a single input
     Index own_cache;                // what fits the second-level cache of a core
     int crowd, crowd_memory;        // more rows than that in a set of the first-level cache are packed; from memory
     Index memory_panel;             // columns of packed inputs from memory
@@ -31,6 +32,7 @@ struct Tuning {
 constexpr Tuning zen3() {
     Tuning best{};
     best.block_rows = 6;  // with two vectors each 12 sums, which keep both FMA units busy with 16 registers
+    best.together = kNever;
     best.own_cache = 512 * kKiB;
     best.crowd = best.crowd_memory = 12;  // 8 lines a set
     best.memory_panel = 64 * kKiB;
@@ -49,6 +51,7 @@ constexpr Tuning zen3() {
 constexpr Tuning zen5() {
     Tuning best{};
     best.block_rows = 8;  // with three vectors 24 sums of 32 registers
+    best.together = 4;
     best.own_cache = 1 * kMiB;
     best.crowd = 50;  // 12 lines a set, and a second-level cache that takes what they lose
     best.crowd_memory = kNever;

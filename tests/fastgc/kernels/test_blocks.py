@@ -147,6 +147,19 @@ def test_decode(m, dtype):
 
 
 @dtypes
+@pytest.mark.parametrize("m", [7, 9])
+def test_decode_of_few_rows_beside_many(m, dtype):
+    """A gradient that ends in its last block is decoded in two stretches, each cut as suits the one with more rows."""
+    rng = np.random.default_rng(m)
+    for length in (m * 600 - 350, m * 30_000 - 13):
+        groups = random_groups(rng, [20], m, length, dtype)
+        wanted = decoded(*groups, length, dtype)
+        results = [check_decode(v, *groups, wanted, length, 1, dtype) for v in VARIANTS]
+        fused = [r for r, v in zip(results, VARIANTS, strict=True) if v.fused]
+        assert all(same_bits(fused[0], other) for other in fused)
+
+
+@dtypes
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33])
 def test_decode_adds_groups_by_the_tree(count, dtype):
     rng = np.random.default_rng(count)

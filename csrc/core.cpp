@@ -29,12 +29,11 @@ Index stretches(Index columns) { return (columns + kJudged - 1) / kJudged; }
 // (P = 4, Q = 64: 26 and 17 GB/s), so more inputs are read in passes over a chunk whose outputs rest in the second-
 // level cache meanwhile (chunks of 16 and 128 KiB: 23 and 26 GB/s). Zen 5 reads 64 side by side if tiles ask for what
 // they will need: of rows of up to 8 MiB 4 x 16 at 10^6 takes half the time, 1 x 64 0.8 (passes that ask: 0.68, 0.94).
-// Of longer ones it is better at 8, and asking pays from 4 rows on (4 x 32 at 4.1 10^6: 0.85; 1 x 32: 1.2), as it does
-// within the second-level cache.
-constexpr Index kStreams = 8;
+// Of longer ones it is better at up to 14 (1 x 10 and 2 x 10 at 10^7: 0.91, 0.84; 1 x 16 1.17), and asking pays from 4
+// rows on (4 x 32 at 4.1 10^6: 0.85; 1 x 32: 1.2), as it does within the second-level cache.
 constexpr Index kResting = 128 * 1024;
 constexpr Index kFewAsk = 4, kFewAskMemory = 2;  // from so many inputs on they do, beyond the second-level cache
-constexpr Index kAskRows = 4;
+constexpr Index kAskRows = 4, kAskFar = 8;
 // More rows are several blocks on chunks of up to 64 inputs that take 16 KiB. Half types are packed, which converts
 // them once for all rows; others where many rows use what comes from memory, in larger chunks, which reads longer
 // pieces (float32, P = Q = 64 at 10^6: 1.04, 1.10, 1.16 and 1.10 of the speed with panels of 16, 32, 64 and 128 KiB;
@@ -230,7 +229,8 @@ class Plan {
     Work work(const Demand& demand, int threads) {
         const Tuning& tuning = kernels_.tuning;
         const auto [total, levels, rows, inputs, streams, judged, bytes, moved] = demand;
-        Scratch<T> shape{total, kStreams, 0, kNever, 0, false, false, false, nullptr, nullptr, nullptr, nullptr};
+        Scratch<T> shape{total,  kernels_.tuning.streams, 0, kNever, 0, false, false, false, nullptr, nullptr, nullptr,
+                         nullptr};
         const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));
@@ -243,7 +243,7 @@ class Plan {
         if (many)
             shape.asks = from_memory ? tuning.many_ask_memory : kManyAsk;
         else if (tuning.few_ask && (rows >= kAskRows || (close && !owned)))
-            shape.asks = from_memory ? close ? kFewAskMemory : kStreams : owned ? kManyAsk : kFewAsk;
+            shape.asks = from_memory ? close ? kFewAskMemory : kAskFar : owned ? kManyAsk : kFewAsk;
         if (from_memory) {
             const Index each = std::clamp(tuning.in_flight / inputs, tuning.least_ahead, tuning.most_ahead);
             shape.ahead = each / static_cast<Index>(sizeof(In));

@@ -19,7 +19,8 @@ struct Tuning {
     int crowd, crowd_memory;        // more rows than that in a set of the first-level cache are packed; from memory
     Index memory_panel;             // columns of packed inputs from memory
     Index past, past_many;          // more than this passes the caches; the same of more than 6 rows
-    Index close;                    // longest rows of which up to 6 outputs read 64 side by side, not 8
+    Index streams;                  // inputs that up to 6 rows read side by side, of rows of more than `close` bytes;
+    Index close;                    // 64 of shorter ones
     bool few_ask;                   // whether up to 6 rows ask for columns before they use them
     Index many_ask_memory;          // more rows do from so many inputs on, if these come from memory
     Index in_flight;                // that memory is asked for beyond the next tile, in all inputs
@@ -38,6 +39,7 @@ constexpr Tuning zen3() {
     best.memory_panel = 64 * kKiB;
     best.past = 16 * kMiB;
     best.past_many = 9830 * kKiB;
+    best.streams = 8;
     best.close = 0;
     best.few_ask = false;
     best.many_ask_memory = 16;
@@ -57,6 +59,7 @@ constexpr Tuning zen5() {
     best.crowd_memory = kNever;
     best.memory_panel = 256 * kKiB;
     best.past = best.past_many = 20 * kMiB + 512 * kKiB;
+    best.streams = 14;
     best.close = 8 * kMiB;
     best.few_ask = true;
     best.many_ask_memory = 2;

@@ -261,7 +261,7 @@ class Plan {
             shape.pass = std::min(inputs, kPanelInputs);
             shape.past_caches = levels == 0 && past && inputs == shape.pass && !shape.collides;
             packs = shape.collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
-            const bool at_once = rows <= tuning.block_rows && inputs == shape.pass && levels == 0;
+            const bool at_once = rows <= tuning.block_rows && inputs == shape.pass && levels == 0 && !judged;
             if (packs || !at_once || !made_in_place<In, Out>)  // else one block makes the outputs in one go
                 shape.columns = fit(packs && from_memory && !halves ? tuning.memory_panel : kPanel, shape.pass);
         } else if (!summed && inputs > shape.pass && (levels > 0 || !owned)) {

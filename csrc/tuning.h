@@ -26,7 +26,7 @@ struct Tuning {
     Index in_flight;                // that memory is asked for beyond the next tile, in all inputs
     Index least_ahead, most_ahead;  // the same in each
     int memory_vectors;             // of a row of a tile of several rows whose columns come from memory
-    Index apart;                    // from so many inputs from memory on a block of up to 6 rows is cut
+    Index apart;                    // from so many inputs from memory on a block of up to 6 rows is cut, of more always
 };
 
 // AVX2 at 32 KiB, 512 KiB and 32 MiB of cache.

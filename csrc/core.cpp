@@ -229,8 +229,7 @@ class Plan {
     Work work(const Demand& demand, int threads) {
         const Tuning& tuning = kernels_.tuning;
         const auto [total, levels, rows, inputs, streams, judged, bytes, moved] = demand;
-        Scratch<T> shape{total,  kernels_.tuning.streams, 0, kNever, 0, false, false, false, nullptr, nullptr, nullptr,
-                         nullptr};
+        Scratch<T> shape{total, tuning.streams, 0, kNever, 0, false, false, false, nullptr, nullptr, nullptr, nullptr};
         const auto fit = [&, total = total](Index cache, Index count) {  // columns, in steps that every tile divides
             const Index width = 256 / static_cast<Index>(sizeof(T));
             return std::min(total, std::max(width, cache / static_cast<Index>(sizeof(T)) / count / width * width));

@@ -629,8 +629,7 @@ void product(Mode mode, const Segment<In, Out>& segment, const Group<In>& group,
             else if (first == 0 && count >= scratch.asks && (kTuning.few_ask || segment.rows > kFewRows)) {
                 T place[kMaxBlockRows * kMostApart];
                 const bool alone = segment.rows <= kMaxBlockRows && count <= kMostApart && scratch.ahead > 0;
-                if (kTuning.few_ask && alone && (segment.rows > kFewRows || count >= kTuning.apart))
-                    blocks = apart(blocks, place);
+                if (alone && (segment.rows > kFewRows || count >= kTuning.apart)) blocks = apart(blocks, place);
                 compute(Asked<In>{direct, scratch.ahead});
             } else
                 compute(direct);

@@ -17,7 +17,7 @@ struct Tuning {
     Index together;                 // from so many rows on one block makes them of a single input
     Index own_cache;                // what fits the second-level cache of a core
     int crowd, crowd_memory;        // more rows than that in a set of the first-level cache are packed; from memory
-    Index memory_panel;             // columns of packed inputs from memory
+    Index memory_panel;             // of the packed columns of inputs from memory
     Index past, past_many;          // more than this passes the caches; the same of more than 6 rows
     Index streams;                  // inputs that up to 6 rows read side by side, of rows of more than `close` bytes;
     Index close;                    // 64 of shorter ones

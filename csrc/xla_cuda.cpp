@@ -228,11 +228,12 @@ void launch_all(const Driver& driver, const Kernels& kernels, const Buffers& buf
     while (at < launches.size()) {
         const Word number = next(), tiles = next(), layers = next(), items = next();
         const Word head = next(), bytes = next(), words = next();
-        alignas(16) std::array<Word, 512> argument{};
+        alignas(16) std::array<Word, 4096> argument;  // as large as arguments may be
         require(number >= 0 && number < static_cast<Word>(kernels.size()), "launches: name a kernel that is not there");
         require(tiles > 0 && layers > 0 && items > 0, "launches: expected work");
         require(bytes <= static_cast<Word>(sizeof argument) && words >= 0 && 8 * words <= bytes && head < words,
                 "launches: expected no more words than an argument has");
+        std::fill_n(argument.begin(), bytes / 8, Word{0});
         for (Word i = 0; i < words; ++i) argument[static_cast<std::size_t>(i)] = buffers.resolved(next());
         if (head >= 0 && !buffers.in_lines()) argument[static_cast<std::size_t>(head)] = -1;
         // As many blocks as run at once, or fewer, so that all have nearly the same number of tiles: `share` in
@@ -241,7 +242,7 @@ void launch_all(const Driver& driver, const Kernels& kernels, const Buffers& buf
         const Word rounds = (tiles * layers * items + kernel.at_once - 1) / kernel.at_once;
         const auto blocks = static_cast<unsigned>((tiles + rounds - 1) / rounds);
         void* parameters[] = {argument.data()};
-        driver.check(driver.launch(kernel.function, blocks, static_cast<unsigned>(layers), static_cast<unsigned>(items),
+        driver.check(driver.launch(kernel.function, static_cast<unsigned>(layers), blocks, static_cast<unsigned>(items),
                                    kernel.threads, 1, 1, kernel.shared, stream, parameters, nullptr),
                      "launching a kernel");
     }

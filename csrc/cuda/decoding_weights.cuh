@@ -159,13 +159,13 @@ FASTGC_DEVICE void decoding_weights(const Inversion& call) {
     const int k = call.k, groups = static_cast<int>(blockDim.x) / Lanes;
     const int group = static_cast<int>(threadIdx.x) / Lanes, lane = static_cast<int>(threadIdx.x) % Lanes;
     double* const room = call.work == nullptr ? reinterpret_cast<double*>(shared_memory())
-                                              : call.work + static_cast<Index>(blockIdx.x) * groups * inversion_room(k);
+                                              : call.work + static_cast<Index>(blockIdx.y) * groups * inversion_room(k);
     double* const m = room + group * inversion_room(k);
     double* const x = m + k * k;
     const Inverse<Lanes, Threads> inverse{k, lane, m, x, x + k * k, x + k * k + k, x + k * k + 2 * k};
     // All threads go round as often, as they meet at barriers.
-    for (Index first = static_cast<Index>(blockIdx.x) * groups; first < call.batch;
-         first += static_cast<Index>(gridDim.x) * groups) {
+    for (Index first = static_cast<Index>(blockIdx.y) * groups; first < call.batch;
+         first += static_cast<Index>(gridDim.y) * groups) {
         const Index pattern = first + group;
         inverse.invert(call, pattern < call.batch ? pattern : call.batch - 1, pattern < call.batch);
     }

@@ -18,9 +18,12 @@ struct BFloat16 {
     unsigned short bits;
 };
 
-// 16 bytes, which one instruction moves.
-struct Line {
+// 16 bytes, the most that one instruction moves, and 8.
+struct alignas(16) Line {
     unsigned int words[4];
+};
+struct alignas(8) HalfLine {
+    unsigned int words[2];
 };
 
 // Inputs are read once: they need no place in the first-level cache.
@@ -31,11 +34,25 @@ FASTGC_DEVICE Line load_input(const Line* from) {
         : "l"(from));
     return line;
 }
+FASTGC_DEVICE HalfLine load_input(const HalfLine* from) {
+    HalfLine line;
+    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(line.words[0]), "=r"(line.words[1]) : "l"(from));
+    return line;
+}
 FASTGC_DEVICE Index load_input(const Index* from) { return __ldg(from); }
 FASTGC_DEVICE double load_input(const double* from) { return __ldg(from); }
 FASTGC_DEVICE float load_input(const float* from) { return __ldg(from); }
 FASTGC_DEVICE Float16 load_input(const Float16* from) { return {__ldg(&from->bits)}; }
 FASTGC_DEVICE BFloat16 load_input(const BFloat16* from) { return {__ldg(&from->bits)}; }
+
+// What all threads read, and read again.
+FASTGC_DEVICE Line load_shared(const Line* from) {
+    Line line;
+    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(line.words[0]), "=r"(line.words[1]), "=r"(line.words[2]), "=r"(line.words[3])
+        : "l"(from));
+    return line;
+}
 
 template <class E>
 FASTGC_DEVICE E load(const E* from) {
@@ -52,6 +69,14 @@ FASTGC_DEVICE Line load(const Line* from) {
                  : "l"(from)
                  : "memory");
     return line;
+}
+FASTGC_DEVICE HalfLine load(const HalfLine* from) {
+    HalfLine line;
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(line.words[0]), "=r"(line.words[1]) : "l"(from) : "memory");
+    return line;
+}
+FASTGC_DEVICE void store(HalfLine* to, HalfLine line) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" : : "l"(to), "r"(line.words[0]), "r"(line.words[1]) : "memory");
 }
 FASTGC_DEVICE void store(Line* to, Line line) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"

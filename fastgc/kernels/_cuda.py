@@ -45,8 +45,8 @@ def missing() -> str:
             return "CuPy finds no CUDA device"
         from cupy.cuda import nvrtc
 
-        if nvrtc.getVersion() < (12, 0):
-            return f"NVRTC {'.'.join(map(str, nvrtc.getVersion()))} is too old: 12.0 or newer is needed"
+        if nvrtc.getVersion() < (12, 1):
+            return f"NVRTC {'.'.join(map(str, nvrtc.getVersion()))} is too old: 12.1 or newer is needed"
         with cupy.cuda.Device(0):
             _function(tiles.PIECE, 0)
     except Exception as error:  # CuPy, the driver, the compiler: whatever they raise says no

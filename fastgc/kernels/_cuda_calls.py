@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -135,20 +134,18 @@ class Calls(Launches):
     def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
         kind = inputs[0].dtype
         kernel = tiles.choose(kind, out[0].dtype, len(out), len(inputs))
-        stride = kernel.rows if kernel.direct else len(out)
+        coefficients = np.zeros((len(inputs), kernel.layers(len(out)) * kernel.rows), wide_type(kind))
+        coefficients[:, : len(out)] = matrix.T
+        given = coefficients.reshape(-1).view(np.uint8)
+        if kernel.argument == "Items":
+            padded = np.concatenate([given, np.zeros(-len(given) % 8, np.uint8)])
+            return self._launch_items(kernel, inputs, out, self._write(padded), 0, mode)
         argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-        room = tiles.table_bytes(kind, len(inputs), len(out), stride)
-        table, address = argument[tiles.ARGUMENT_BYTES - tiles.TABLE_BYTES :], 0
-        if room > tiles.TABLE_BYTES:
-            table = np.zeros(-(-room // 8) * 8, np.uint8)
-        at = tiles.coefficients_at(len(inputs), len(out))
+        table, at = argument[tiles.ARGUMENT_BYTES - tiles.TABLE_BYTES :], tiles.coefficients_at(len(inputs), len(out))
         addresses = [row.address for row in (*inputs, *out)]
         table[: 8 * len(addresses)].view(np.uint64)[:] = addresses
-        table[at:room].view(wide_type(kind)).reshape(len(inputs), stride)[:, : len(out)] = matrix.T
-        if room > tiles.TABLE_BYTES:
-            address = self._write(table)
-        struct.pack_into("<Qiiii", argument.data, 16, address, len(out), len(inputs), stride, mode)
-        self._start(kernel, argument, inputs, out)
+        table[at : at + len(given)] = given
+        return self._start(kernel, argument, inputs, out, mode, 1)
 
     def lincomb(
         self, coefficients: Any, inputs: Any, out: Any = None, accumulate: bool = False, threads: int | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -25,7 +24,6 @@ __all__ = ["Notes", "Recorded"]
 UNKNOWN, BUFFER = 1 << 62, 1 << 40
 HEAD = 1  # the word of a Call or Items that says where rows are aligned, if buffers are
 WORKSPACE_LINE = 256  # bytes, as what cudaMalloc gives
-MOST_ITEMS = 65535  # in the grid's last axis
 
 
 def address(buffer: int, offset: int = 0) -> int:
@@ -98,36 +96,25 @@ class Recorded(Launches):
         """Numbers of coefficients, as they follow each other in the buffer."""
         return np.concatenate(self._placed)
 
-    def _place(self, block: npt.NDArray[np.int64]) -> int:
-        """Where in the buffer a block of coefficients begins."""
+    def _place(self, block: npt.NDArray[np.int64], line: int) -> int:
+        """Where in the buffer a block of coefficients begins: with a line of so many."""
         at = sum(map(len, self._placed))
-        found = self._blocks.setdefault(block.tobytes(), at)
-        if found == at:
-            self._placed.append(block.reshape(-1))
+        begin = at + -at % line
+        found = self._blocks.setdefault(block.tobytes(), begin)
+        if found == begin:
+            self._placed += [np.full(begin - at, self.zero, np.int64), block.reshape(-1)]
         return found
 
     def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
         kind = inputs[0].dtype
         kernel = tiles.choose(kind, out[0].dtype, len(out), len(inputs), "Items")
-        stride = kernel.rows if kernel.direct else len(out)
+        stride = kernel.layers(len(out)) * kernel.rows
         block = np.full((len(inputs), stride), self.zero, np.int64)
         block[:, : len(out)] = matrix.T
         size = tiles.ELEMENTS[kind][2]
-        coefficients = address(self._buffer, self._place(block) * size)
+        coefficients = address(self._buffer, self._place(block, tiles.LINE // size) * size)
         apart = block.size * size if self._own else 0  # and then there is one block
-        rows = [*inputs, *out]
-        room = tiles.items_bytes(len(inputs), len(out))
-        for first in range(0, self._items, MOST_ITEMS):
-            argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-            table, tables = argument[tiles.ARGUMENT_BYTES - tiles.ITEMS_BYTES :], 0
-            if room > tiles.ITEMS_BYTES:
-                table = np.zeros(room, np.uint8)
-            table[:room].view(np.int64)[:] = [n for row in rows for n in (row.address + first * row.apart, row.apart)]
-            if room > tiles.ITEMS_BYTES:
-                tables = self._write(table)
-            given = (tables, coefficients + first * apart, apart, len(out), len(inputs), stride, mode)
-            struct.pack_into("<QQqiiii", argument.data, 16, *given)
-            self._start(kernel, argument, inputs, out, min(MOST_ITEMS, self._items - first))
+        self._launch_items(kernel, inputs, out, coefficients, apart, mode)
 
     def lincomb(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], accumulate: bool) -> None:
         """See `fastgc.kernels.lincomb`."""

@@ -20,6 +20,7 @@ from fastgc.kernels import _cuda_tiles as tiles
 Bytes = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[Any]
 STORE, ACCUMULATE, ADD = range(3)  # enum Mode
+MOST_ITEMS = 65535  # in the grid's last axis
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Work(NamedTuple):
 
     def grid(self, at_once: int) -> tuple[int, int, int]:
         """The grid for a device that runs so many blocks at once."""
-        return tiles.share(self.tiles, self.layers * self.items, at_once), self.layers, self.items
+        return self.layers, tiles.share(self.tiles, self.layers * self.items, at_once), self.items
 
 
 class Device(Protocol):
@@ -115,18 +116,41 @@ class Launches(ABC):
     def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
         """Combinations of rows, by a kernel for `lincomb`."""
 
-    def _start(
-        self, kernel: tiles.Lincomb, argument: Bytes, inputs: Sequence[Row], out: Sequence[Row], items: int = 1
+    def _launch_items(
+        self,
+        kernel: tiles.Lincomb,
+        inputs: Sequence[Row],
+        out: Sequence[Row],
+        coefficients: int,
+        apart: int,
+        mode: int,
     ) -> None:
-        """Launch, with the length of the rows and the head in an argument that is complete otherwise."""
+        """Launch a kernel for `Items`, with coefficients in the device's memory, ``apart`` bytes an item."""
+        rows = [*inputs, *out]
+        room = tiles.items_bytes(len(inputs), len(out))
+        for first in range(0, self._items, MOST_ITEMS):
+            argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
+            table, address = argument[tiles.ARGUMENT_BYTES - tiles.ITEMS_BYTES :], 0
+            if room > tiles.ITEMS_BYTES:
+                table = np.zeros(room, np.uint8)
+            table[:room].view(np.int64)[:] = [n for row in rows for n in (row.address + first * row.apart, row.apart)]
+            if room > tiles.ITEMS_BYTES:
+                address = self._write(table)
+            struct.pack_into("<QQq", argument.data, 32, address, coefficients + first * apart, apart)
+            self._start(kernel, argument, inputs, out, mode, min(MOST_ITEMS, self._items - first))
+
+    def _start(
+        self, kernel: tiles.Lincomb, argument: Bytes, inputs: Sequence[Row], out: Sequence[Row], mode: int, items: int
+    ) -> None:
+        """Launch, with what both kinds of arguments begin with."""
         length = inputs[0].length
         head = _head([*inputs, *out])
         if head >= length:
             head = -1
-        struct.pack_into("<qq", argument.data, 0, length, head)
-        layers = 1 if kernel.direct else -(-len(out) // kernel.rows)
+        struct.pack_into("<qqiii", argument.data, 0, length, head, len(out), len(inputs), mode)
         wide_tiles = (head > 0) + -(-(length - max(head, 0)) // kernel.columns)
-        self._device.launch(kernel, Work(wide_tiles, layers, items), kernel.threads, kernel.shared, argument)
+        work = Work(wide_tiles, kernel.layers(len(out)), items)
+        self._device.launch(kernel, work, kernel.threads, kernel.shared, argument)
 
     def _address(self, array: Any) -> int:
         view = self._device.view(array)
@@ -138,7 +162,7 @@ class Launches(ABC):
         address = self._address(self._device.empty((len(table) // 8,), "float64", None))
         for begin in range(0, len(table), tiles.PIECE_BYTES):
             piece = table[begin : begin + tiles.PIECE_BYTES]
-            argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
+            argument = np.zeros(tiles.PIECE_BYTES + 16, np.uint8)
             struct.pack_into("<Qq", argument.data, 0, address + begin, len(piece) // 8)
             argument[16 : 16 + len(piece)] = piece
             self._device.launch(tiles.PIECE, Work(1), tiles.PIECE.threads, 0, argument)

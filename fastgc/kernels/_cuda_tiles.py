@@ -32,15 +32,13 @@ PAIRS = (
     ("bfloat16", "float32"),
 )
 ARGUMENT_BYTES = 4096  # what a launch may carry on every device
-TABLE_BYTES = ARGUMENT_BYTES - 48  # of it for the tables of a call: sizeof(Call::own)
+TABLE_BYTES = ARGUMENT_BYTES - 32  # of it for the tables of a call: sizeof(Call::own)
 ITEMS_BYTES = ARGUMENT_BYTES - 64  # or of many items: sizeof(Items::own)
-PIECE_BYTES = ARGUMENT_BYTES - 16
+PIECE_BYTES = 32 * 1024 - 32  # since CUDA 12.1
 LINE = 16  # bytes that a thread moves at once
 THREADS = 256  # a block; two of them share a multiprocessor's registers, 128 each
 
-DIRECT_ROWS = (1, 4, 8)  # missing rows cost arithmetic, of which there is plenty where memory is the limit
-TILED_ROWS = (32, 64)
-STAGE_BYTES = 8 * 1024  # of inputs in shared memory: with two blocks enough is on its way from memory
+ROWS = (1, 4, 8, 16)  # missing rows cost arithmetic, of which there is plenty where memory is the limit
 
 
 @dataclass(frozen=True)
@@ -70,23 +68,23 @@ class Lincomb(Kernel):
 
     rows: int = 0
     columns: int = 0
-    direct: bool = True
+
+    def layers(self, rows: int) -> int:
+        """Layers of tiles that so many rows take."""
+        return -(-rows // self.rows)
 
 
 @functools.cache
 def lincomb(inputs: str, out: str, rows: int, argument: str = "Call") -> Lincomb:
-    """The kernel with tiles of so many rows, one of `DIRECT_ROWS` or `TILED_ROWS`, for a `Call` or for `Items`."""
+    """The kernel with tiles of so many rows, one of `ROWS`, for a `Call` or for `Items`.
+
+    A thread makes whole lines of the narrower type, and of 16 rows of the type computed in: more sums have no room.
+    """
     (kind, size, wide), (result, out_size, _) = ELEMENTS[inputs], ELEMENTS[out]
+    each = LINE // (min(size, out_size) if rows < 16 else wide)
     name = f"{'lincomb' if argument == 'Call' else 'items'}_{inputs}_{out}_{rows}"
-    if rows in DIRECT_ROWS:
-        each = LINE // min(size, out_size)
-        body = f"lincomb_direct<{kind}, {result}, {rows}, {each}, {THREADS}>"
-        return Lincomb(name, body, argument, rows=rows, columns=each * THREADS)
-    columns = THREADS // (rows // 8) * (LINE // wide)  # a thread makes 8 rows of a line
-    depth = STAGE_BYTES // wide // columns
-    body = f"lincomb_tiled<{kind}, {result}, {rows}, {columns}, {depth}, {THREADS}>"
-    shared = depth * (columns + rows) * wide
-    return Lincomb(name, body, argument, shared=shared, barriers=True, rows=rows, columns=columns, direct=False)
+    body = f"lincomb<{kind}, {result}, {rows}, {each}, {THREADS}>"
+    return Lincomb(name, body, argument, rows=rows, columns=each * THREADS)
 
 
 def table_bytes(inputs: str, count: int, rows: int, stride: int) -> int:
@@ -105,17 +103,11 @@ def items_bytes(count: int, rows: int) -> int:
 
 
 def choose(inputs: str, out: str, rows: int, count: int, argument: str = "Call") -> Lincomb:
-    """The kernel for so many rows made of ``count`` inputs.
-
-    Few rows are made in one pass, with everything in registers, if the argument holds their tables. More share their
-    inputs through shared memory; beyond 64, blocks of 64 rows read the inputs again.
-    """
-    for direct in DIRECT_ROWS:
-        of_call = table_bytes(inputs, count, rows, direct) <= TABLE_BYTES
-        of_items = items_bytes(count, rows) <= ITEMS_BYTES
-        if rows <= direct and (of_call if argument == "Call" else of_items):
-            return lincomb(inputs, out, direct, argument)
-    return lincomb(inputs, out, next((tiled for tiled in TILED_ROWS if rows <= tiled), TILED_ROWS[-1]), argument)
+    """The kernel for so many rows made of ``count`` inputs: for `Items` where a `Call` has no room for its tables."""
+    kernel = lincomb(inputs, out, next((tile for tile in ROWS if rows <= tile), ROWS[-1]), argument)
+    if argument == "Call" and table_bytes(inputs, count, rows, kernel.layers(rows) * kernel.rows) > TABLE_BYTES:
+        return lincomb(inputs, out, kernel.rows, "Items")
+    return kernel
 
 
 def share(tiles: int, layers: int, at_once: int) -> int:
@@ -168,7 +160,7 @@ PIECE = Kernel("write_piece", f"write_piece<{THREADS}>", "Piece")
 def kernels() -> Iterator[Kernel]:
     """Every kernel that a call may choose."""
     for inputs, out in PAIRS:
-        for rows in DIRECT_ROWS + TILED_ROWS:
+        for rows in ROWS:
             yield lincomb(inputs, out, rows)
             yield lincomb(inputs, out, rows, "Items")
     yield PIECE

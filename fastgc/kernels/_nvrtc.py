@@ -9,7 +9,7 @@ from fastgc.kernels import _cuda_tiles as tiles
 
 __all__ = ["compiled", "version"]
 
-OLDEST = (12, 0)
+OLDEST = (12, 1)
 OLDEST_ARCHITECTURE = 75  # the oldest that all releases know so far; newer devices run its PTX
 _NEEDED = "fastgc.jax compiles its kernels for a GPU with NVRTC"
 _INSTALL = "pip install 'fast-gradient-coding[jax-cuda13]', or [jax-cuda12]"
@@ -30,7 +30,7 @@ def _library() -> ctypes.CDLL:
     numbers = ctypes.c_int(), ctypes.c_int()
     found.nvrtcVersion(*map(ctypes.byref, numbers))
     if (have := (numbers[0].value, numbers[1].value)) < OLDEST:
-        raise ImportError(f"{_NEEDED} 12.0 or newer, and {have[0]}.{have[1]} is found: {_INSTALL}")
+        raise ImportError(f"{_NEEDED} 12.1 or newer, and {have[0]}.{have[1]} is found: {_INSTALL}")
     found.nvrtcGetErrorString.restype = ctypes.c_char_p
     return found
 

@@ -71,7 +71,7 @@ void* kernels() {
 
 int run(const Launch& launch) {
     const auto start = reinterpret_cast<Run>(dlsym(kernels(), "launch"));
-    alignas(16) unsigned char argument[4096];
+    alignas(16) unsigned char argument[32 * 1024];
     std::memcpy(argument, launch.argument.data(), launch.argument.size());
     const char* error =
         start(launch.function->entry, argument, launch.grid[0], launch.grid[1], launch.grid[2], launch.threads,

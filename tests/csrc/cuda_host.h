@@ -34,6 +34,9 @@ struct BFloat16 {
 struct alignas(16) Line {
     unsigned int words[4];
 };
+struct alignas(8) HalfLine {
+    unsigned int words[2];
+};
 
 // Copied by memcpy: what is there is of another type than a line.
 template <class E>
@@ -44,6 +47,10 @@ E load(const E* from) {
 }
 template <class E>
 E load_input(const E* from) {
+    return load(from);
+}
+template <class E>
+E load_shared(const E* from) {
     return load(from);
 }
 template <class E>

@@ -278,7 +278,7 @@ def kernels_are_loaded_once_for_each_device() -> None:
         (launch,) = driver.launched().decode().splitlines()
         kernel = tiles.lincomb("float16", "float32", 1, "Items")
         grid = tiles.share(-(-x.shape[1] // kernel.columns), 1, at_once)
-        assert launch == f"{kernel.name} {grid} 1 1", (launch, grid)
+        assert launch == f"{kernel.name} 1 {grid} 1", (launch, grid)
         assert np.array_equal(found, wanted)
     driver.set_stream(0)
     assert driver.count_of_loads() - before <= 2  # others may have used the kernel before
@@ -325,7 +325,7 @@ def bad_attributes_are_refused() -> None:
     """A program can be made by anybody: what its attributes say is checked before memory is touched."""
     kernel = tiles.lincomb("float32", "float32", 1, "Items")
     code = entries((kernel,))
-    good = [0, 1, 1, 1, 1, 4096, 12, 8, 0, 0, 1 << 62, 0, 1 | 1 << 32, 1, 0, 1 << 62, 0, (1 << 62) + (1 << 40), 0]
+    good = [0, 1, 1, 1, 1, 4096, 12, 8, 0, 1 | 1 << 32, 0, 0, 1 << 62, 0, 0, 1 << 62, 0, (1 << 62) + (1 << 40), 0]
     x = jnp.ones(8, np.float32)
 
     def call(launches: list[int], names: str = kernel.name, shapes: Any = (256, 0), key: str = "k") -> Any:

@@ -32,6 +32,7 @@ SHAPES = [
     (5, 2),
     (8, 9),
     (9, 3),
+    (16, 31),
     (17, 20),
     (33, 40),
     (66, 17),
@@ -49,7 +50,7 @@ def lengths(kernel, many):
     wide = kernel.columns
     if many:
         return [wide + 9]
-    return [1, 7, 8, 33, wide - 1, wide, wide + 9, (4 if kernel.direct else 1) * wide + 5]
+    return [1, 7, 8, 33, wide - 1, wide, wide + 9, 4 * wide + 5]
 
 
 @pairs
@@ -295,9 +296,9 @@ def test_blocks_have_equal_shares():
 
     run = _cuda_calls.Calls(Recorder(at_once=4))
     run.lincomb([[1.0]], np.ones((1, 9 * 1024), np.float32))
-    assert shapes.pop() == ("lincomb_float32_float32_1", (3, 1, 1))  # 9 tiles, 3 rounds of at most 4
-    run.lincomb(np.ones((70, 1)), np.ones((1, 700), np.float32))
-    assert shapes.pop() == ("lincomb_float32_float32_64", (2, 2, 1))  # 6 tiles by 2 blocks of rows in 3 rounds
+    assert shapes.pop() == ("lincomb_float32_float32_1", (1, 3, 1))  # 9 tiles, 3 rounds of at most 4
+    run.lincomb(np.ones((20, 1)), np.ones((1, 5 * 1024), np.float32))
+    assert shapes.pop() == ("lincomb_float32_float32_16", (2, 2, 1))  # 5 tiles by 2 layers in 3 rounds
 
 
 # The device itself ----------------------------------------------------------------------------------------------------

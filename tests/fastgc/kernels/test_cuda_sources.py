@@ -56,9 +56,9 @@ def test_each_template_compiles(architecture):
         tiles.lincomb("float32", "bfloat16", 4),
         tiles.lincomb("bfloat16", "float32", 4),
         tiles.lincomb("float16", "float16", 8),
-        tiles.lincomb("float32", "float32", 64),
+        tiles.lincomb("float32", "float32", 16),
         tiles.lincomb("float32", "float32", 4, "Items"),
-        tiles.lincomb("bfloat16", "bfloat16", 64, "Items"),
+        tiles.lincomb("bfloat16", "bfloat16", 16, "Items"),
         tiles.inversion(32),
         tiles.PIECE,
     ]
@@ -84,7 +84,7 @@ def test_an_error_in_a_kernel_is_an_error():
 
 @compiles
 def test_a_spill_is_noticed():
-    kernel = tiles.lincomb("float32", "float32", 64)
+    kernel = tiles.lincomb("float32", "float32", 16)
     text = tiles.source() + kernel.entry.replace(f"({kernel.threads}, {kernel.blocks})", f"({kernel.threads}, 4)")
     use = registers.reported(registers.assemble(text, 80)[0])[kernel.name]
     assert use["spills"] > 0
@@ -94,18 +94,16 @@ def test_a_spill_is_noticed():
 def test_choice_of_tiles():
     """Whatever a call's shape, its tables fit where they are said to go, and rows fit the tile."""
     for inputs, out in tiles.PAIRS:
-        for rows in (1, 2, 4, 5, 8, 9, 32, 33, 64, 65, 200):
+        for rows in (1, 2, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 200):
             for count in (1, 3, 40, 41, 80, 300, 400):
                 kernel = tiles.choose(inputs, out, rows, count)
                 assert kernel in set(tiles.kernels())
-                if kernel.direct:
-                    assert rows <= kernel.rows
-                    assert tiles.table_bytes(inputs, count, rows, kernel.rows) <= tiles.TABLE_BYTES
-                elif rows <= 8:
-                    assert tiles.table_bytes(inputs, count, rows, tiles.DIRECT_ROWS[-1]) > tiles.TABLE_BYTES or (
-                        tiles.table_bytes(inputs, count, rows, rows) > tiles.TABLE_BYTES
-                    )
-                assert kernel.rows >= min(rows, 64)
+                assert kernel.layers(rows) == max(1, -(-rows // tiles.ROWS[-1]))
+                in_all = kernel.layers(rows) * kernel.rows
+                assert in_all >= rows
+                fits = tiles.table_bytes(inputs, count, rows, in_all) <= tiles.TABLE_BYTES
+                assert kernel.argument == ("Call" if fits else "Items")
+                assert tiles.choose(inputs, out, rows, count, "Items").argument == "Items"
     for k in (1, 8, 9, 16, 17, 54, 55, 500):
         inversion, groups = tiles.choose_inversion(k)
         assert groups >= 1

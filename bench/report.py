@@ -85,7 +85,7 @@ def _header(header: dict[str, Any]) -> str:
         ("Commit", header["commit"]),
         ("Date", f"{header['date']} to {header.get('finished')}, {header.get('processes', 1)} process(es)"),
     ]
-    return _table(("", ""), [(name, str(value)) for name, value in rows])
+    return table(("", ""), [(name, str(value)) for name, value in rows])
 
 
 def _summary_tables(results: Results) -> str:
@@ -110,7 +110,7 @@ def _summary_tables(results: Results) -> str:
             *("all", "all, fastest samples", f"below {LOSS}×"),
         )
         parts.append(
-            f"## Speed-up over the best peer of each cell, geometric means\n\n{_table(heads, rows)}\n\n"
+            f"## Speed-up over the best peer of each cell, geometric means\n\n{table(heads, rows)}\n\n"
             "*At the limit*: what it would be if ours took as long as the machine needs to move the bytes, or to do\n"
             "the arithmetic, whichever takes longer; or as long as it does, where that is less."
         )
@@ -132,7 +132,7 @@ def _others(records: Sequence[Record], lengths: Sequence[int]) -> str:
         for key, ratios in sorted(found.items())
     ]
     heads = ("", "type", "threads", *(f"L = {length:.0e}" for length in lengths))
-    return f"{_table(heads, rows)}\n\nTheir speed over that of what a user gets without choosing, geometric means."
+    return f"{table(heads, rows)}\n\nTheir speed over that of what a user gets without choosing, geometric means."
 
 
 def _memory_bound(case: dict[str, Any]) -> bool:
@@ -160,7 +160,7 @@ def _fractions(records: Sequence[Record]) -> str:
             cells.append(f"{geometric_mean(found):.2f} ({min(found):.2f})" if found else "")
         if any(cells):
             rows.append((region, *cells))
-    text = _table(("", *(f"{name}, {threads} thread(s)" for name, threads in groups)), rows)
+    text = table(("", *(f"{name}, {threads} thread(s)" for name, threads in groups)), rows)
     return f"{text}\n\nIn brackets the lowest."
 
 
@@ -181,7 +181,7 @@ def _half_types(results: Results) -> str:
         if ratios:
             rows.append((type_name, threads, _times(geometric_mean(ratios)), _times(min(ratios)), len(ratios)))
     heads = ("type", "threads", "geometric mean", "lowest", "cells")
-    return f"## Half types over our float32, P, Q ≤ 8, L ≥ 10⁶\n\n{_table(heads, rows)}" if rows else ""
+    return f"## Half types over our float32, P, Q ≤ 8, L ≥ 10⁶\n\n{table(heads, rows)}" if rows else ""
 
 
 def _short_rows(results: Results) -> str:
@@ -201,7 +201,7 @@ def _short_rows(results: Results) -> str:
         for key, found in ratios.items()
     ]
     heads = ("type", "threads", "geometric mean", "lowest", "below 1×")
-    return f"## Over `np.matmul(C, X, out=Y)` at L = 10³\n\n{_table(heads, rows)}" if rows else ""
+    return f"## Over `np.matmul(C, X, out=Y)` at L = 10³\n\n{table(heads, rows)}" if rows else ""
 
 
 def _losses(results: Results) -> str:
@@ -227,7 +227,7 @@ def _losses(results: Results) -> str:
     heads = ("case", "best peer", "speed-up", "95 %", "fastest samples", "of limit", "disturbed")
     return (
         f"## Below {LOSS}× the best peer\n\n{len(lost)} of {len(compared)} cases; in {sure} of them the whole interval "
-        f"is below.\n\n{_table(heads, rows)}"
+        f"is below.\n\n{table(heads, rows)}"
     )
 
 
@@ -242,7 +242,7 @@ def _limits(results: Results) -> str:
         for what, footprint, unit in kinds
     ]
     heads = ("", "footprint", "unit", *(f"{n} thread(s)" for n in threads))
-    return f"## The machine's limits\n\n{_table(heads, rows)}"
+    return f"## The machine's limits\n\n{table(heads, rows)}"
 
 
 def _skipped(results: Results) -> str:
@@ -253,7 +253,7 @@ def _skipped(results: Results) -> str:
             kind = re.sub(r"[\d,.]+", "#", reason)
             reasons.setdefault((name, kind), []).append(reason)
     rows = [(name, Counter(found).most_common(1)[0][0], len(found)) for (name, _), found in sorted(reasons.items())]
-    return f"## Not measured\n\n{_table(('contestant', 'reason (one of them)', 'cases'), rows)}" if rows else ""
+    return f"## Not measured\n\n{table(('contestant', 'reason (one of them)', 'cases'), rows)}" if rows else ""
 
 
 def _records_table(records: Sequence[Record]) -> str:
@@ -284,13 +284,14 @@ def _records_table(records: Sequence[Record]) -> str:
             )
         )
     others = ("page faults", "speed-up over each peer") if records[0].suite != "lincomb" else ()
-    return _table((*heads, "95 %", "error", *others), rows)
+    return table((*heads, "95 %", "error", *others), rows)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 

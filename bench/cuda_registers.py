@@ -18,8 +18,9 @@ from fastgc.kernels import _cuda_tiles as tiles
 
 ARCHITECTURES = (75, 80, 86, 90, 100)
 RECORD = Path(__file__).parent / "results" / "cuda" / "registers.json"
-# What CuPy compiles with on a device (cupy/cuda/compiler.py), -ftz=true included.
-OPTIONS = ("--std=c++17", "-default-device", "-ftz=true")
+# What CuPy compiles with on a device (cupy/cuda/compiler.py), -ftz=true included, but not -default-device: fastgc.jax
+# compiles without it.
+OPTIONS = ("--std=c++17", "-ftz=true")
 
 _REPORT = re.compile(
     r"entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "

@@ -74,7 +74,7 @@ FASTGC_DEVICE void read_lines(const T* from, T (&to)[N], const Load& load_line) 
 template <class T>
 struct InArgument {
     template <int R>
-    static constexpr int kAhead = 4;
+    static constexpr int kAhead = R < 16 ? 4 : 2;
     const unsigned char* start;
     int inputs, rows;
     template <class E>
@@ -239,11 +239,6 @@ struct Tiles {
 // threads share is read from the argument, which is constant memory, where it has room.
 // -------------------------------------------------------------------------------------------------------------------
 
-template <int N>
-struct Count {
-    static constexpr int value = N;
-};
-
 template <class In, class Out, int R, class Tables, class At>
 FASTGC_DEVICE void columns(const Tables& tables, int rows, int inputs, int mode, const At at) {
     using T = Compute<In>;
@@ -262,28 +257,29 @@ FASTGC_DEVICE void columns(const Tables& tables, int rows, int inputs, int mode,
             at.read_output(tables.template output<Out>(first + r), sums[r]);
         }
     }
-    // Inputs are asked for several at a time: memory needs bytes on their way.
-    int q = 0;
-    const auto add = [&](auto count) {
-        constexpr int N = decltype(count)::value;
-        Held held[N];
+    // Several inputs are on their way while those before them are added: memory needs to be asked early.
+    Held next[kAhead], now[kAhead];
 #pragma unroll
-        for (int i = 0; i < N; ++i) at.read(tables.template input<In>(q + i), held[i]);
+    for (int i = 0; i < kAhead; ++i)
+        if (i < inputs) at.read(tables.template input<In>(i), next[i]);
+#pragma unroll 1
+    for (int q = 0; q < inputs; q += kAhead) {
 #pragma unroll
-        for (int i = 0; i < N; ++i) {
+        for (int i = 0; i < kAhead; ++i) {
+            now[i] = next[i];
+            if (q + kAhead + i < inputs) at.read(tables.template input<In>(q + kAhead + i), next[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+            if (q + i >= inputs) break;
             T c[R];
             tables.template coefficients<R, At::kLines>((q + i) * static_cast<int>(gridDim.x) + blockIdx.x, c);
 #pragma unroll
             for (int r = 0; r < R; ++r)
 #pragma unroll
-                for (int v = 0; v < V; ++v) sums[r][v] = fused(c[r], widen(held[i][v]), sums[r][v]);
+                for (int v = 0; v < V; ++v) sums[r][v] = fused(c[r], widen(now[i][v]), sums[r][v]);
         }
-        q += N;
-    };
-#pragma unroll 1
-    while (q + kAhead <= inputs) add(Count<kAhead>{});
-    if (kAhead > 2 && q + 2 <= inputs) add(Count<2>{});
-    if (q < inputs) add(Count<1>{});
+    }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         if (first + r >= rows) break;
@@ -306,12 +302,13 @@ FASTGC_DEVICE void layer(const Argument& call, const Tables& tables) {
     const bool by_lines = tables.by_lines();
     for (Index tile = blockIdx.y; tile < tiles.count(); tile += gridDim.y) {
         const Index begin = tiles.begin(tile), end = tiles.end(tile);
-        const auto make = [&](const auto at) { columns<In, Out, R>(tables, call.rows, call.inputs, call.mode, at); };
         if (by_lines && tiles.whole(tile)) {
-            make(AtLines<V>{begin + static_cast<Index>(threadIdx.x) * V});
+            const AtLines<V> at{begin + static_cast<Index>(threadIdx.x) * V};
+            columns<In, Out, R>(tables, call.rows, call.inputs, call.mode, at);
         } else {
 #pragma unroll 1
-            for (Index x = begin + threadIdx.x; x < end; x += Threads) make(AtElement{x});
+            for (Index x = begin + threadIdx.x; x < end; x += Threads)
+                columns<In, Out, R>(tables, call.rows, call.inputs, call.mode, AtElement{x});
         }
     }
 }

@@ -139,7 +139,8 @@ class Calls(Launches):
         given = coefficients.reshape(-1).view(np.uint8)
         if kernel.argument == "Items":
             padded = np.concatenate([given, np.zeros(-len(given) % 8, np.uint8)])
-            return self._launch_items(kernel, inputs, out, self._write(padded), 0, mode)
+            there = self._write(padded)
+            return self._launch_items(kernel, inputs, out, there.address, 0, mode)
         argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
         table, at = argument[tiles.ARGUMENT_BYTES - tiles.TABLE_BYTES :], tiles.coefficients_at(len(inputs), len(out))
         addresses = [row.address for row in (*inputs, *out)]

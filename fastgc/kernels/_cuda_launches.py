@@ -130,12 +130,13 @@ class Launches(ABC):
         room = tiles.items_bytes(len(inputs), len(out))
         for first in range(0, self._items, MOST_ITEMS):
             argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-            table, address = argument[tiles.ARGUMENT_BYTES - tiles.ITEMS_BYTES :], 0
+            table, there = argument[tiles.ARGUMENT_BYTES - tiles.ITEMS_BYTES :], None
             if room > tiles.ITEMS_BYTES:
                 table = np.zeros(room, np.uint8)
             table[:room].view(np.int64)[:] = [n for row in rows for n in (row.address + first * row.apart, row.apart)]
             if room > tiles.ITEMS_BYTES:
-                address = self._write(table)
+                there = self._write(table)
+            address = 0 if there is None else there.address
             struct.pack_into("<QQq", argument.data, 32, address, coefficients + first * apart, apart)
             self._start(kernel, argument, inputs, out, mode, min(MOST_ITEMS, self._items - first))
 
@@ -152,21 +153,22 @@ class Launches(ABC):
         work = Work(wide_tiles, kernel.layers(len(out)), items)
         self._device.launch(kernel, work, kernel.threads, kernel.shared, argument)
 
-    def _address(self, array: Any) -> int:
-        view = self._device.view(array)
+    def _room(self, shape: tuple[int, ...], dtype: str) -> View:
+        """Memory of the device, which is lent to others once this is let go: hold it until all is launched."""
+        view = self._device.view(self._device.empty(shape, dtype, None))
         assert view is not None  # the device's own
-        return view.address
+        return view
 
-    def _write(self, table: Bytes) -> int:
-        """Tables in the device's memory: their address there."""
-        address = self._address(self._device.empty((len(table) // 8,), "float64", None))
+    def _write(self, table: Bytes) -> View:
+        """Tables in the device's memory, which is the caller's to hold."""
+        there = self._room((len(table) // 8,), "float64")
         for begin in range(0, len(table), tiles.PIECE_BYTES):
             piece = table[begin : begin + tiles.PIECE_BYTES]
             argument = np.zeros(tiles.PIECE_BYTES + 16, np.uint8)
-            struct.pack_into("<Qq", argument.data, 0, address + begin, len(piece) // 8)
+            struct.pack_into("<Qq", argument.data, 0, there.address + begin, len(piece) // 8)
             argument[16 : 16 + len(piece)] = piece
             self._device.launch(tiles.PIECE, Work(1), tiles.PIECE.threads, 0, argument)
-        return address
+        return there
 
     def _tree(
         self, groups: int, group: Callable[[int, Sequence[Row], int], None], out: Sequence[Row], kind: str
@@ -180,10 +182,9 @@ class Launches(ABC):
         def buffer() -> list[Row]:
             length = len(out[0])
             item = len(out) * length
-            array = self._device.empty((self._items * item,), wide, None)
-            start, size = self._address(array), tiles.ELEMENTS[wide][1]
+            there, size = self._room((self._items * item,), wide), tiles.ELEMENTS[wide][1]
             apart = item * size if self._items > 1 else 0
-            return [Row(start + p * length * size, length, wide, array, apart) for p in range(len(out))]
+            return [Row(there.address + p * length * size, length, wide, there, apart) for p in range(len(out))]
 
         def tree(lo: int, hi: int, result: Sequence[Row]) -> None:
             if hi - lo == 1:
@@ -209,11 +210,11 @@ class Launches(ABC):
         """The inverses of the patterns' rows: see `fastgc.kernels._cuda_calls.Calls.invert`."""
         (n, k), (count, _) = generator.shape, patterns.shape
         kernel, groups = tiles.choose_inversion(k)
-        blocks, shared, work = -(-count // groups), groups * tiles.inversion_bytes(k), 0
+        blocks, shared, work = -(-count // groups), groups * tiles.inversion_bytes(k), None
         if kernel.lanes == tiles.THREADS:
             blocks, shared = min(blocks, tiles.ROOMS), 0
-            work = self._address(self._device.empty((blocks * tiles.inversion_bytes(k) // 8,), "float64", None))
+            work = self._room((blocks * tiles.inversion_bytes(k) // 8,), "float64")
         argument = np.zeros(56, np.uint8)
-        addresses = (generator.address, patterns.address, weights.address, flags.address, work)
+        addresses = [0 if view is None else view.address for view in (generator, patterns, weights, flags, work)]
         struct.pack_into("<QQQQQqii", argument.data, 0, *addresses, count, n, k)
         self._device.launch(kernel, Work(blocks), kernel.lanes * groups, shared, argument)

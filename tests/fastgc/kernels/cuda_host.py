@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Host:
         self.launched: list[str] = []
         self._ranges: dict[tuple[int, int], bool] = {}
         self._kept: list[Any] = []
+        self._free: list[np.ndarray[Any, Any]] = []
 
     def allow(self) -> None:
         """Forget what earlier calls might touch."""
@@ -103,9 +105,14 @@ class Host:
             import ml_dtypes
 
             dtype = ml_dtypes.bfloat16
-        self._kept.append(np.empty(shape, dtype))
-        self._kept[-1].view(np.uint8)[...] = 0xFF  # NaN
-        return self._kept[-1]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        # Memory that is let go is lent to the next who asks, while launches before that may still use it.
+        large = [i for i, memory in enumerate(self._free) if len(memory) >= size]
+        free = self._free.pop(large[-1]) if large else np.empty(max(size, 1 << 16), np.uint8)
+        array = np.frombuffer(memoryview(free)[:size], dtype).reshape(shape)
+        array.view(np.uint8)[...] = 0xFF  # NaN
+        weakref.finalize(array, self._free.append, free)
+        return array
 
     def upload(self, value: Any) -> Any:
         return value

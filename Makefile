@@ -88,8 +88,8 @@ soak: $(VENV)/dev.stamp
 # with `[jax-cuda13]` or `[jax-cuda12]`; no part of
 # `make test`, and a failure where there is no GPU.
 test-gpu: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m gpu tests/fastgc/kernels/test_cuda_gpu.py tests/fastgc/test_torch_gpu.py \
-	    tests/fastgc/test_jax_gpu.py
+	$(BIN)/python -m pytest -m gpu tests/fastgc/kernels/test_cuda_gpu.py tests/fastgc/kernels/test_numba_gpu.py \
+	    tests/fastgc/test_torch_gpu.py tests/fastgc/test_jax_gpu.py
 
 # A wheel that needs no compiler where it is installed; and the core's tests where it is, in a fresh environment.
 wheel: $(VENV)/dev.stamp

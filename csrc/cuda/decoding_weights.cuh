@@ -43,17 +43,18 @@ struct Pivot {
     FASTGC_DEVICE bool regular() const { return size > 0 && size <= 0x7ff0000000000000ll; }
 };
 
-// See csrc/decoding_weights-inl.h for the bound. `terms`: k.
-FASTGC_DEVICE bool beyond_doubt(const double* terms, int k) {
+// See csrc/decoding_weights-inl.h for the bound. `terms`: its terms, and zeros.
+template <int Unrolled>
+FASTGC_DEVICE bool beyond_doubt(const double* terms, int count, int k) {
     double bound = 0;
-#pragma unroll 4
-    for (int c = 0; c < k; ++c) bound = sum(bound, terms[c]);
+#pragma unroll(Unrolled)
+    for (int c = 0; c < count; ++c) bound = sum(bound, terms[c]);
     return product(static_cast<double>(k), bound) < 1e20;
 }
 
 // A row of the generator that a pattern has; -1 if there is no such row.
 FASTGC_DEVICE int row_of(const Inversion& call, Index pattern, int i) {
-    const Index row = load_input(call.patterns + pattern * call.k + i);
+    const Index row = load_input(call.patterns + pattern * static_cast<unsigned>(call.k) + i);
     return row >= 0 && row < call.n ? static_cast<int>(row) : -1;
 }
 
@@ -61,18 +62,18 @@ FASTGC_DEVICE int row_of(const Inversion& call, Index pattern, int i) {
 // is final, the row goes to shared memory, from where the others read it. They then go through the motions with numbers
 // that nobody looks at, as do lanes without a row.
 //
-// So that a register is found without knowing c, rows turn: in step c column j is in place (j - c) mod Width, of
-// registers and of row c in shared memory, and an update shifts by one. It also keeps lanes off each other's banks when
-// each reads from its row.
+// So that a register is found without knowing c, rows turn: in step c of elimination column j is in place (j - c) mod
+// Width, of registers and of row c in shared memory, and an update shifts by one; then back. It also keeps lanes off
+// each other's banks when each reads from its row.
 template <int Lanes, int Width>
 struct Inverse {
     static_assert(Width <= Lanes && Width % 2 == 0, "rows are stored by pairs");
     int k, lane;
-    Pair* rows;           // k x Width: rows of U and L^-1, then of U^-1 L^-1
+    Pair* rows;           // Width x Width, of which k: rows of U and L^-1, then of U^-1 L^-1
     double* reciprocals;  // Width: of the pivots
     Index* offsets;       // in the same place, of the generator's rows
     double* norms;        // Width: the squared norms of the columns of G_F, of which each is a lane's own
-    int* order;           // Width: where the weights begin that row c makes
+    unsigned* order;      // Width: where the weights begin that row c makes
     Pivot* pivots;        // of each warp, where there are several
 
     // Numbers that a pattern has in shared memory. Those of neighbours begin in different banks.
@@ -85,7 +86,7 @@ struct Inverse {
           reciprocals(at + Width * Width),
           offsets(reinterpret_cast<Index*>(reciprocals)),
           norms(reciprocals + Width),
-          order(reinterpret_cast<int*>(norms + Width)),
+          order(reinterpret_cast<unsigned*>(norms + Width)),
           pivots(reinterpret_cast<Pivot*>(order + Width)) {}
 
     FASTGC_DEVICE void barrier() const {
@@ -105,7 +106,8 @@ struct Inverse {
 
     // Element (r, c) of U^-1 L^-1.
     FASTGC_DEVICE double element(int r, int c) const {
-        return reinterpret_cast<const double*>(rows)[r * Width + c - r + (c < r ? Width : 0)];
+        const int at = c + k - 1 - r;
+        return reinterpret_cast<const double*>(rows)[r * Width + (at < Width ? at : at - Width)];
     }
 
     FASTGC_DEVICE void invert(const Inversion& call, Index pattern, bool write) const {
@@ -113,7 +115,7 @@ struct Inverse {
         bool regular = true;
         if (lane < Width) {
             const int row = row_of(call, pattern, lane < k ? lane : 0);
-            offsets[lane] = static_cast<Index>(row >= 0 ? row : 0) * k;
+            offsets[lane] = static_cast<Index>(row >= 0 ? row : 0) * static_cast<unsigned>(k);
             regular = row >= 0;
         }
         barrier();
@@ -161,10 +163,9 @@ struct Inverse {
         // own[c] is U's of the lane's row, own[Width + u] L^-1's.
         const double* const own = reinterpret_cast<const double*>(rows) + (place < k ? place : 0) * (Width - 1);
 #pragma unroll
-        for (int i = 0; i < Width; ++i) {
-            const int u = k - 1 + i < Width ? k - 1 + i : k - 1 + i - Width;
-            v[i] = u == place ? 1.0 : 0.0;
-            if (u < place) v[i] = own[Width + u];
+        for (int u = 0; u < Width; ++u) {
+            v[u] = u == place ? 1.0 : 0.0;
+            if (u < place) v[u] = own[Width + u];
         }
 #pragma unroll 1
         for (int c = k - 1;; --c) {
@@ -192,24 +193,26 @@ struct Inverse {
         }
 
         double* const terms = reciprocals;  // each was its own lane's by now
-        if (place < k) {
+        if (lane < Width) {
             double length = 0;  // squared, of a row of A
 #pragma unroll(Width < 16 ? Width : 4)
             for (int i = 0; i < Width; ++i) {
                 const double a = element(i, place);
                 length = i < k ? sum(length, product(a, a)) : length;
             }
-            terms[place] = product(norms[lane], length);
-            order[place] = lane * k;
+            terms[place] = lane < k ? product(norms[lane], length) : 0.0;
+            order[place] = static_cast<unsigned>(lane * k);
         }
         barrier();
+        const bool doubtful = !regular || !beyond_doubt<Width>(terms, Width, k);
         if (write && lane < k) {
-            double* const weights = call.weights + pattern * k * k + lane;
+            double* const weights = call.weights + pattern * static_cast<unsigned>(k * k) + lane;
 #pragma unroll(Width < 16 ? Width : 4)
-            for (int c = 0; c < Width; ++c)
-                if (c < k) store(weights + order[c], regular ? element(lane, c) : not_a_number());
-            if (lane == 0)
-                store(call.suspicious + pattern, static_cast<unsigned char>(!regular || !beyond_doubt(terms, k)));
+            for (int i = 0; i < Width; ++i) {
+                const int c = i < k ? i : k - 1;  // once more rather than a branch, behind which loads would wait
+                store(weights + order[c], regular ? element(lane, c) : not_a_number());
+            }
+            if (lane == 0) store(call.suspicious + pattern, static_cast<unsigned char>(doubtful));
         }
         barrier();  // before the next pattern
     }
@@ -342,14 +345,14 @@ struct LargeInverse {
                 store(weights + static_cast<int>(order[c]) * k + i, regular ? x[i * k + c] : not_a_number());
         block_barrier();
         if (thread == 0)
-            store(call.suspicious + pattern, static_cast<unsigned char>(!regular || !beyond_doubt(norms, k)));
+            store(call.suspicious + pattern, static_cast<unsigned char>(!regular || !beyond_doubt<4>(norms, k, k)));
         block_barrier();  // before the next pattern
     }
 };
 
 template <int Threads>
 FASTGC_DEVICE void large_decoding_weights(const Inversion& call) {
-    const Index room = 2 * call.k * call.k + 3 * call.k;
+    const Index k = call.k, room = 2 * k * k + 3 * k;
     const LargeInverse<Threads> inverse(call.k, static_cast<int>(threadIdx.x), call.work + blockIdx.x * room);
     for (Index pattern = blockIdx.x; pattern < call.batch; pattern += gridDim.x) inverse.invert(call, pattern);
 }

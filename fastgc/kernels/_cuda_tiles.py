@@ -127,9 +127,9 @@ def share(tiles: int, layers: int, at_once: int) -> int:
     return -(-tiles // rounds)
 
 
-# Columns that a lane holds of its row, which k fits in, and the blocks of that kernel that share a multiprocessor, which
-# bounds its registers to what it needs. Larger patterns are worked on by a block each, in the device's memory.
-INVERSION_WIDTHS = {2: 12, 4: 12, 6: 10, 8: 10, 12: 8, 16: 7, 24: 5, 32: 4, 48: 6, 64: 6}
+# Numbers that a lane holds of its row, at least k of them, and blocks of that kernel that share a multiprocessor: as
+# many as leave it the registers it needs. Larger patterns are worked on by a block each, in the device's memory.
+INVERSION_WIDTHS = {2: 8, 4: 8, 6: 8, 8: 8, 12: 8, 16: 7, 24: 5, 32: 4, 48: 6, 64: 6}
 INVERSION_THREADS = 128  # or 64 where these are all for one pattern: its warps wait for each other
 SHARED_BYTES = 48 * 1024  # that every device gives a block without being asked
 ROOMS = 256  # patterns that have room in the device's memory at once: about as many blocks as a device runs

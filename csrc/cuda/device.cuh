@@ -26,6 +26,11 @@ struct alignas(8) HalfLine {
     unsigned int words[2];
 };
 
+// Two numbers, which one instruction moves.
+struct __align__(16) Pair {
+    double first, second;
+};
+
 // Inputs are read once: they need no place in the first-level cache.
 FASTGC_DEVICE Line load_input(const Line* from) {
     Line line;
@@ -124,12 +129,18 @@ FASTGC_DEVICE float sum(float a, float b) {
 FASTGC_DEVICE double sum(double a, double b) { return __dadd_rn(a, b); }
 FASTGC_DEVICE double difference(double a, double b) { return __dsub_rn(a, b); }
 FASTGC_DEVICE double product(double a, double b) { return __dmul_rn(a, b); }
-FASTGC_DEVICE double quotient(double a, double b) { return __ddiv_rn(a, b); }
-FASTGC_DEVICE double magnitude(double a) { return fabs(a); }
+FASTGC_DEVICE double reciprocal(double a) { return __drcp_rn(a); }
+// In the order of magnitudes; a NaN's is the largest.
+FASTGC_DEVICE Index size_bits(double a) { return __double_as_longlong(a) & 0x7fffffffffffffffll; }
 FASTGC_DEVICE double not_a_number() { return __longlong_as_double(0x7ff8000000000000ll); }
 
 FASTGC_DEVICE void block_barrier() { __syncthreads(); }
 FASTGC_DEVICE void warp_barrier() { __syncwarp(); }
+// What the lane of the warp has whose number differs by a power of two; all lanes ask.
+template <class T>
+FASTGC_DEVICE T exchange(T mine, int distance) {
+    return __shfl_xor_sync(0xffffffffu, mine, distance);
+}
 
 // What a block's threads share: as many bytes as the launch asks for.
 FASTGC_DEVICE unsigned char* shared_memory() {

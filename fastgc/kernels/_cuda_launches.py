@@ -209,12 +209,12 @@ class Launches(ABC):
     def _invert(self, generator: View, patterns: View, weights: View, flags: View) -> None:
         """The inverses of the patterns' rows: see `fastgc.kernels._cuda_calls.Calls.invert`."""
         (n, k), (count, _) = generator.shape, patterns.shape
-        kernel, groups = tiles.choose_inversion(k)
-        blocks, shared, work = -(-count // groups), groups * tiles.inversion_bytes(k), None
-        if kernel.lanes == tiles.THREADS:
-            blocks, shared = min(blocks, tiles.ROOMS), 0
-            work = self._room((blocks * tiles.inversion_bytes(k) // 8,), "float64")
+        kernel = tiles.choose_inversion(k)
+        blocks, work = -(-count // kernel.groups), None
+        if kernel.width == 0:
+            blocks = min(blocks, tiles.ROOMS)
+            work = self._room((blocks * tiles.inversion_numbers(k),), "float64")
         argument = np.zeros(56, np.uint8)
         addresses = [0 if view is None else view.address for view in (generator, patterns, weights, flags, work)]
         struct.pack_into("<QQQQQqii", argument.data, 0, *addresses, count, n, k)
-        self._device.launch(kernel, Work(blocks), kernel.lanes * groups, shared, argument)
+        self._device.launch(kernel, Work(blocks), kernel.threads, kernel.shared, argument)

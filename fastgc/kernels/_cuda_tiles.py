@@ -119,39 +119,49 @@ def share(tiles: int, layers: int, at_once: int) -> int:
     return -(-tiles // rounds)
 
 
-# Lanes for a pattern, and the largest k that takes so many. What does not fit shared memory is worked on by whole
-# blocks in the device's memory.
-INVERSION_LANES = {8: 8, 16: 16, 32: 54}
-INVERSION_THREADS = 128
+# Numbers that a lane holds of its row, at least k of them, and blocks of that kernel that share a multiprocessor: as
+# many as leave it the registers it needs. Larger patterns are worked on by a block each, in the device's memory.
+INVERSION_WIDTHS = {2: 8, 4: 8, 6: 8, 8: 8, 12: 8, 16: 7, 24: 5, 32: 4, 48: 6, 64: 6}
+INVERSION_THREADS = 128  # or 64 where these are all for one pattern: its warps wait for each other
 SHARED_BYTES = 48 * 1024  # that every device gives a block without being asked
 ROOMS = 256  # patterns that have room in the device's memory at once: about as many blocks as a device runs
 
 
 @dataclass(frozen=True)
 class Inversion(Kernel):
-    """A kernel for `decoding_weights`, with so many ``lanes`` for each pattern."""
+    """A kernel for `decoding_weights`, with ``lanes`` for each pattern of at most ``width`` rows; 0 for any number."""
 
-    lanes: int = 0
+    width: int = 0
+    lanes: int = THREADS
 
-
-def inversion(lanes: int) -> Inversion:
-    """The kernel with so many lanes, one of `INVERSION_LANES` or `THREADS`."""
-    threads = max(lanes, INVERSION_THREADS)
-    body = f"decoding_weights<{lanes}, {threads}>"
-    return Inversion(f"decoding_weights_{lanes}", body, "Inversion", threads=threads, barriers=True, lanes=lanes)
-
-
-def inversion_bytes(k: int) -> int:
-    """Bytes that the inversion of a pattern needs."""
-    return 8 * (2 * k * k + 3 * k)
+    @property
+    def groups(self) -> int:
+        """Patterns that a block works on at once."""
+        return self.threads // self.lanes
 
 
-def choose_inversion(k: int) -> tuple[Inversion, int]:
-    """The kernel for patterns of k rows, and the patterns that a block works on at once."""
-    for lanes, largest in INVERSION_LANES.items():
-        if k <= largest:
-            return inversion(lanes), min(INVERSION_THREADS // lanes, SHARED_BYTES // inversion_bytes(k))
-    return inversion(THREADS), 1
+@functools.cache
+def inversion(width: int) -> Inversion:
+    """The kernel of that width, one of `INVERSION_WIDTHS` or 0."""
+    if width == 0:
+        body = f"large_decoding_weights<{THREADS}>"
+        return Inversion("decoding_weights_any", body, "Inversion", barriers=True)
+    lanes = 1 << (width - 1).bit_length()
+    threads = INVERSION_THREADS if lanes <= 32 else lanes
+    body, blocks = f"decoding_weights<{lanes}, {width}>", INVERSION_WIDTHS[width]
+    name, room = f"decoding_weights_{width}", 8 * (-(-width * (width + 3) // 16) * 16 + 2)  # Inverse::room
+    shared = threads // lanes * room
+    return Inversion(name, body, "Inversion", threads, blocks, shared, barriers=True, width=width, lanes=lanes)
+
+
+def choose_inversion(k: int) -> Inversion:
+    """The kernel for patterns of k rows."""
+    return inversion(next((width for width in INVERSION_WIDTHS if k <= width), 0))
+
+
+def inversion_numbers(k: int) -> int:
+    """Numbers in the device's memory that a block needs for a pattern of any k: see LargeInverse."""
+    return 2 * k * k + 3 * k
 
 
 PIECE = Kernel("write_piece", f"write_piece<{THREADS}>", "Piece")
@@ -164,8 +174,8 @@ def kernels() -> Iterator[Kernel]:
             yield lincomb(inputs, out, rows)
             yield lincomb(inputs, out, rows, "Items")
     yield PIECE
-    for lanes in (*INVERSION_LANES, THREADS):
-        yield inversion(lanes)
+    for width in (*INVERSION_WIDTHS, 0):
+        yield inversion(width)
 
 
 def program(chosen: Iterable[Kernel]) -> str:

@@ -29,6 +29,7 @@ struct Block {
     std::vector<ucontext_t> fibers;
     std::vector<State> states;
     std::vector<unsigned char> stacks, memory;
+    std::vector<long long> shown;
     ucontext_t scheduler;
     void (*entry)(const void*) = nullptr;
     const void* argument = nullptr;
@@ -66,6 +67,7 @@ void run_fibers(unsigned threads, bool reverse) {
     block.fibers.resize(threads);
     block.stacks.resize(threads * kStack);
     block.states.assign(threads, State::ready);
+    block.shown.assign(threads, 0);
     for (unsigned t = 0; t < threads; ++t) {
         getcontext(&block.fibers[t]);
         block.fibers[t].uc_stack.ss_sp = block.stacks.data() + t * kStack;
@@ -112,6 +114,15 @@ void barrier(bool whole_block) {
     if (!block.with_barriers) return note("a barrier in a kernel that is said to have none");
     block.states[block.running] = whole_block ? State::at_block : State::at_warp;
     swapcontext(&block.fibers[block.running], &block.scheduler);
+}
+
+long long exchange(long long mine, unsigned distance) {
+    const unsigned thread = block.running;
+    block.shown[thread] = mine;
+    barrier(false);
+    const long long other = block.shown[thread ^ distance];
+    barrier(false);
+    return other;
 }
 
 unsigned char* shared() { return block.memory.data(); }

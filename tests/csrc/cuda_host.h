@@ -18,6 +18,8 @@ namespace host {
 // Whether an access is inside what the launch may read or write; notes it if not, or if it is misaligned.
 bool check(const void* at, std::size_t size, bool write);
 void barrier(bool block);
+// What another thread of the warp shows, its number differing in some bits; waits for all.
+long long exchange(long long mine, unsigned distance);
 unsigned char* shared();
 }  // namespace host
 
@@ -36,6 +38,9 @@ struct alignas(16) Line {
 };
 struct alignas(8) HalfLine {
     unsigned int words[2];
+};
+struct alignas(16) Pair {
+    double first, second;
 };
 
 // Copied by memcpy: what is there is of another type than a line.
@@ -108,12 +113,20 @@ inline float sum(float a, float b) { return a + b; }
 inline double sum(double a, double b) { return a + b; }
 inline double difference(double a, double b) { return a - b; }
 inline double product(double a, double b) { return a * b; }
-inline double quotient(double a, double b) { return a / b; }
-inline double magnitude(double a) { return std::fabs(a); }
+inline double reciprocal(double a) { return 1.0 / a; }
+inline Index size_bits(double a) {
+    std::uint64_t bits;
+    std::memcpy(&bits, &a, sizeof bits);
+    return static_cast<Index>(bits & 0x7fffffffffffffff);
+}
 inline double not_a_number() { return std::numeric_limits<double>::quiet_NaN(); }
 
 inline void block_barrier() { host::barrier(true); }
 inline void warp_barrier() { host::barrier(false); }
+template <class T>
+T exchange(T mine, int distance) {
+    return static_cast<T>(host::exchange(mine, static_cast<unsigned>(distance)));
+}
 inline unsigned char* shared_memory() { return host::shared(); }
 
 }  // namespace fastgc

@@ -122,7 +122,7 @@ class Host:
 
     def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Any) -> None:
         assert threads <= kernel.threads
-        assert threads % 32 == 0 or threads < 32 or kernel.name.startswith("decoding"), "whole warps"
+        assert threads % 32 == 0 or threads < 32, "whole warps"
         assert shared <= tiles.SHARED_BYTES
         self.launched.append(kernel.name)
         ranges = np.array([[*bounds, write] for bounds, write in self._ranges.items()], np.uint64)

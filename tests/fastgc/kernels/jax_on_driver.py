@@ -227,7 +227,7 @@ def vmap_of_encoding_and_decoding() -> None:
 
 
 def weights_of_every_size() -> None:
-    for k in (1, 5, 9, 17, 55):
+    for k in (1, 5, 13, 17, 55, 66):
         generator = numbers(k + 3, k, kind=np.float64)
         patterns = np.array([np.random.default_rng(b).permutation(k + 3)[:k] for b in range(17 if k < 30 else 2)])
         wanted = kernels.decoding_weights(generator, patterns)
@@ -294,7 +294,7 @@ def a_graph_replays_a_call() -> None:
         code = schemes.grouped(4, load=1, reduction=1)
         messages = {w: numbers(2000, seed=w, kind=np.float16) for w in range(4)}
         check(fastgc.jax.decode(code, messages, 2000), code.decode(messages, 2000))
-        before, k = driver.count_of_loads(), 6 + skipped  # which no other call has
+        before, k = driver.count_of_loads(), (8, 10)[skipped]  # whose kernel no other call has
         check(fastgc.jax.decoding_weights(c[:, :k], np.arange(k)), kernels.decoding_weights(c[:, :k], np.arange(k)))
         assert driver.count_of_loads() == before + 1
         driver.set_capturing(0)

@@ -74,7 +74,7 @@ def test_encode_and_decode(cupy, pair):
         assert same_bits(cupy.asnumpy(out), wanted)
 
 
-@pytest.mark.parametrize("k", [1, 2, 5, 8, 9, 16, 17, 54, 55])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 24, 25, 32, 33, 48, 49, 64, 65])
 def test_decoding_weights(cupy, k):
     rng = np.random.default_rng(k)
     generator = rng.standard_normal((k + 4, k))

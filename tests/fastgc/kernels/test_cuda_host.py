@@ -190,7 +190,7 @@ def test_encode_and_decode(pair):
         assert same_bits(out, kernels.decode(weights, messages, length, np.empty(length, result))), (counts, m, length)
 
 
-@pytest.mark.parametrize("k", [*range(1, 10), 15, 16, 17, 31, 33, 54, 55])
+@pytest.mark.parametrize("k", [*range(1, 10), 11, 12, 15, 16, 17, 24, 31, 32, 33, 48, 54, 64, 65])
 def test_decoding_weights_have_the_bits_of_the_cpu(k):
     rng = np.random.default_rng(k)
     gaussian = rng.standard_normal((k + 4, k))
@@ -241,6 +241,20 @@ def test_patterns_on_the_device_are_checked_there():
     weights, flags = run.invert(generator, patterns[:0])
     assert weights.shape == (0, 3, 3)
     assert device.launched == []
+
+
+@pytest.mark.parametrize("k", [5, 16, 40, 66])
+def test_a_row_that_is_not_there_makes_only_its_pattern_singular(k):
+    """Whichever lane reads it."""
+    generator = np.random.default_rng(k).standard_normal((k + 4, k))
+    patterns = np.tile(np.arange(k), (7, 1))
+    patterns[1, 0], patterns[3, k - 1], patterns[4, k // 2] = -1, k + 4, 1 << 40
+    run, device = calls(reverse=bool(k % 3))
+    device.allow()
+    weights, flags = run.invert(generator, patterns)
+    assert flags.tolist() == [0, 1, 0, 1, 1, 0, 0]
+    assert same_bits(weights[::2][[0, 1, 3]], kernels.decoding_weights(generator, patterns[[0, 2, 6]]))
+    assert np.isnan(weights[[1, 3, 4]]).all()
 
 
 OTHERS = ("byte order", "out unaligned", "backend", "backend type", "bytes", "longdouble", "text")

@@ -59,7 +59,9 @@ def test_each_template_compiles(architecture):
         tiles.lincomb("float32", "float32", 16),
         tiles.lincomb("float32", "float32", 4, "Items"),
         tiles.lincomb("bfloat16", "bfloat16", 16, "Items"),
-        tiles.inversion(32),
+        tiles.inversion(8),
+        tiles.inversion(64),
+        tiles.inversion(0),
         tiles.PIECE,
     ]
     check(few, architecture)
@@ -104,11 +106,11 @@ def test_choice_of_tiles():
                 fits = tiles.table_bytes(inputs, count, rows, in_all) <= tiles.TABLE_BYTES
                 assert kernel.argument == ("Call" if fits else "Items")
                 assert tiles.choose(inputs, out, rows, count, "Items").argument == "Items"
-    for k in (1, 8, 9, 16, 17, 54, 55, 500):
-        inversion, groups = tiles.choose_inversion(k)
-        assert groups >= 1
-        assert inversion.lanes * groups <= inversion.threads
-        assert (groups * tiles.inversion_bytes(k) <= tiles.SHARED_BYTES) == (k <= 54)
+    for k in (*range(1, 66), 500):
+        inversion = tiles.choose_inversion(k)
+        assert k <= inversion.width <= inversion.lanes or (k > 64 and inversion.width == 0)
+        assert inversion.lanes * inversion.groups == inversion.threads
+        assert inversion.shared <= tiles.SHARED_BYTES
 
 
 def test_source_is_one_text():

@@ -6,7 +6,7 @@ The device of `fastgc.kernels._cuda` is a GPU by way of CuPy; the tests have one
 from __future__ import annotations
 
 import bisect
-import itertools
+import functools
 import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,16 +17,16 @@ import numpy.typing as npt
 from fastgc import _checks
 from fastgc.kernels import _arguments, _cuda_launches, _segments
 from fastgc.kernels import _cuda_tiles as tiles
-from fastgc.kernels._cuda_launches import ACCUMULATE, STORE, Bytes, Launches, Matrix, Row, View, wide_type
+from fastgc.kernels._cuda_launches import ACCUMULATE, STORE, Launches, Matrix, Rows, View, spaced, wide_type
 
-__all__ = ["Bytes", "Calls", "Device", "View"]
+__all__ = ["Calls", "Device", "View"]
 
 
 class Device(_cuda_launches.Device, Protocol):
     """What a device does, of calls from Python."""
 
     def contiguous(self, value: Any) -> Any:
-        """A copy of a 1-D array, in order."""
+        """A copy of an array, in C order."""
         ...
 
     def upload(self, value: npt.NDArray[Any]) -> Any:
@@ -36,6 +36,28 @@ class Device(_cuda_launches.Device, Protocol):
     def download(self, value: Any) -> npt.NDArray[Any]:
         """A copy on the host. The one that waits."""
         ...
+
+
+@functools.cache
+def _layout(kind: str, result: str, rows: int, count: int) -> tuple[tiles.Lincomb, Matrix, struct.Struct, bool]:
+    """Of a call with so many rows made of so many inputs: the kernel, zeros for the coefficients of each input and the
+    rows that pad, the tables (addresses, then coefficients), and whether the argument holds them."""
+    kernel = tiles.choose(kind, result, rows, count)
+    stride = kernel.rows if kernel.direct else rows
+    at, room = tiles.coefficients_at(count, rows), tiles.table_bytes(kind, count, rows, stride)
+    table = struct.Struct(f"<{count + rows}Q{at - 8 * (count + rows)}x{-(-(room - at) // 8) * 8}s")
+    return kernel, np.zeros((count, stride), wide_type(kind)), table, room <= tiles.TABLE_BYTES
+
+
+def _blocks(rows: Rows, columns: slice, block: int, count: int) -> Rows:
+    """Some columns of the first so many blocks of each row, if blocks are so long: those of the first row first."""
+    begin, apart, length = columns.start * rows.size, block * rows.size, columns.stop - columns.start
+    if length == rows.length:
+        return rows
+    if len(rows) == 1:
+        return Rows(spaced(rows.addresses[0] + begin, count, apart), length, rows.dtype, rows.owner)
+    addresses = [row + begin + u * apart for row in rows.addresses for u in range(count)]
+    return Rows(addresses, length, rows.dtype, rows.owner)
 
 
 class Calls(Launches):
@@ -60,68 +82,86 @@ class Calls(Launches):
             raise ValueError(f"{name}: expected a 1-D array, got shape {view.shape}")
         return view
 
-    def _rows(self, name: str, value: Any, *, write: bool = False) -> list[Row]:
+    def _rows(self, name: str, value: Any, *, write: bool = False) -> Rows:
         whole = self._device.view(value)
         if whole is None:
-            items = _arguments.items(name, value, "a 2-D array or a sequence of 1-D arrays on the device")
-            views = [(f"{name}[{i}]", self._vector(f"{name}[{i}]", item), item) for i, item in enumerate(items)]
-        else:
-            if len(whole.shape) != 2:
-                raise ValueError(f"{name}: expected 2 dimensions, got shape {whole.shape}")
-            step, stride = whole.strides
-            views = []
-            for q in range(whole.shape[0]):
-                address = whole.address + q * step
-                row = View(address, whole.shape[1:], (stride,), whole.dtype, whole.writeable, value)
-                views.append((name, row, (value, q)))
+            return self._listed(name, value, write)
+        if len(whole.shape) != 2:
+            raise ValueError(f"{name}: expected 2 dimensions, got shape {whole.shape}")
+        count, (step, stride) = whole.shape[0], whole.strides
+        if not count:
+            raise ValueError(f"{name}: expected at least one row, got none")
+        at = whole.address | (step if count > 1 else 0)  # where all rows are aligned, so is this
+        row = View(at, whole.shape[1:], (stride,), whole.dtype, whole.writeable, value)
+        if not self._adjacent(name, row, row, name, write):
+            return self._rows(name, self._device.contiguous(value))
+        return self._long(name, Rows(spaced(whole.address, count, step), row.shape[0], row.dtype, value))
+
+    def _listed(self, name: str, value: Any, write: bool) -> Rows:
+        items = _arguments.items(name, value, "a 2-D array or a sequence of 1-D arrays on the device")
+        views = []
+        for i, item in enumerate(items):
+            view = self._device.view(item)
+            if view is None or len(view.shape) != 1:
+                view = self._vector(f"{name}[{i}]", item)  # which says what is wrong
+            views.append(view)
         if not views:
             raise ValueError(f"{name}: expected at least one row, got none")
-        return self._checked(name, views, write)
+        first, addresses, like, size = views[0], [], None, 1
+        for i, view in enumerate(views):
+            if view[1:5] != like or view.address % size:  # nearly all are like the first but for their addresses
+                if self._adjacent(f"{name}[{i}]", view, first, name, write):
+                    like, size = view[1:5], tiles.ELEMENTS[view.dtype][1]
+                else:
+                    items[i] = self._device.contiguous(items[i])
+                    view = self._view("", items[i], "")
+            addresses.append(view.address)
+        return self._long(name, Rows(addresses, first.shape[0], first.dtype, items))
 
-    def _checked(self, name: str, views: list[tuple[str, View, Any]], write: bool) -> list[Row]:
-        first, rows = views[0][1], []
-        for label, view, item in views:
-            if view.dtype not in tiles.ELEMENTS:
-                raise TypeError(f"{label}: expected dtype {_checks.ELEMENT_TYPES}, got {view.dtype}")
-            if view.dtype != first.dtype:
-                raise TypeError(f"{label}: expected dtype {first.dtype} like {name}[0], got {view.dtype}")
-            if view.shape != first.shape:
-                raise ValueError(f"{label}: expected length {first.shape[0]} like {name}[0], got {view.shape[0]}")
-            size = tiles.ELEMENTS[view.dtype][1]
-            adjacent = view.shape[0] <= 1 or view.strides[0] == size
-            if write and not view.writeable:
-                raise ValueError(f"{label}: the array is read-only")
-            if write and not adjacent:
-                raise ValueError(f"{label}: elements of a row must be contiguous, got strides {view.strides}")
-            if view.address % size:
-                raise ValueError(f"{label}: elements must be aligned to their size")
-            owner = view.owner
-            if not adjacent:
-                owner = self._device.contiguous(item[0][item[1]] if isinstance(item, tuple) else item)
-                view = self._view(label, owner, "")
-            rows.append(Row(view.address, view.shape[0], view.dtype, owner))
-        if rows[0].length == 0:
+    def _adjacent(self, label: str, row: View, first: View, name: str, write: bool) -> bool:
+        """Whether the elements of a row are next to each other, after all else about it has been checked."""
+        if row.dtype not in tiles.ELEMENTS:
+            raise TypeError(f"{label}: expected dtype {_checks.ELEMENT_TYPES}, got {row.dtype}")
+        if row.dtype != first.dtype:
+            raise TypeError(f"{label}: expected dtype {first.dtype} like {name}[0], got {row.dtype}")
+        if row.shape != first.shape:
+            raise ValueError(f"{label}: expected length {first.shape[0]} like {name}[0], got {row.shape[0]}")
+        size = tiles.ELEMENTS[row.dtype][1]
+        adjacent = row.shape[0] <= 1 or row.strides[0] == size
+        if write and not row.writeable:
+            raise ValueError(f"{label}: the array is read-only")
+        if write and not adjacent:
+            raise ValueError(f"{label}: elements of a row must be contiguous, got strides {row.strides}")
+        if row.address % size:
+            raise ValueError(f"{label}: elements must be aligned to their size")
+        return adjacent
+
+    @staticmethod
+    def _long(name: str, rows: Rows) -> Rows:
+        if rows.length == 0:
             raise ValueError(f"{name}: rows have length 0")
         return rows
 
     @staticmethod
-    def _require(name: str, rows: Sequence[Row], like: str, dtype: str, count: int, length: int) -> None:
-        if (dtype, rows[0].dtype) not in tiles.PAIRS:
-            raise TypeError(f"{name}: expected dtype {dtype} like {like}, got {rows[0].dtype}")
+    def _require(name: str, rows: Rows, like: str, dtype: str, count: int, length: int) -> None:
+        if (dtype, rows.dtype) not in tiles.PAIRS:
+            raise TypeError(f"{name}: expected dtype {dtype} like {like}, got {rows.dtype}")
         if len(rows) != count:
             raise ValueError(f"{name}: expected {count} rows, got {len(rows)}")
-        if rows[0].length != length:
-            raise ValueError(f"{name}: expected length {length}, got {rows[0].length}")
+        if rows.length != length:
+            raise ValueError(f"{name}: expected length {length}, got {rows.length}")
 
     @staticmethod
-    def _refuse_overlap(out: Sequence[Row], name: str, inputs: Sequence[Row]) -> None:
-        starts = sorted(row.address for row in out)
-        size = out[0].length * out[0].size
-        if any(b < a + size for a, b in itertools.pairwise(starts)):
+    def _refuse_overlap(out: Rows, name: str, inputs: Rows) -> None:
+        size, (begin, end), (first, last) = out.length * out.size, out.bounds(), inputs.bounds()
+        if out.distance() < size:
             raise ValueError("out: rows overlap each other in memory")
-        for q, row in enumerate(inputs):
-            after = bisect.bisect_left(starts, row.address + row.length * row.size)
-            if after and row.address < starts[after - 1] + size:
+        if last <= begin or end <= first:
+            return
+        starts = sorted(out.addresses)
+        for q, address in enumerate(inputs.addresses):
+            after = bisect.bisect_left(starts, address + inputs.length * inputs.size)
+            if after and address < starts[after - 1] + size:
                 raise ValueError(f"out: overlaps {name} row {q} in memory")
 
     @staticmethod
@@ -132,29 +172,21 @@ class Calls(Launches):
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
-    def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
-        kind = inputs[0].dtype
-        kernel = tiles.choose(kind, out[0].dtype, len(out), len(inputs))
-        stride = kernel.rows if kernel.direct else len(out)
-        argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-        room = tiles.table_bytes(kind, len(inputs), len(out), stride)
-        table, address = argument[tiles.ARGUMENT_BYTES - tiles.TABLE_BYTES :], 0
-        if room > tiles.TABLE_BYTES:
-            table = np.zeros(-(-room // 8) * 8, np.uint8)
-        at = tiles.coefficients_at(len(inputs), len(out))
-        addresses = [row.address for row in (*inputs, *out)]
-        table[: 8 * len(addresses)].view(np.uint64)[:] = addresses
-        table[at:room].view(wide_type(kind)).reshape(len(inputs), stride)[:, : len(out)] = matrix.T
-        if room > tiles.TABLE_BYTES:
-            address = self._write(table)
-        struct.pack_into("<Qiiii", argument.data, 16, address, len(out), len(inputs), stride, mode)
-        self._start(kernel, argument, inputs, out)
+    def _combine(self, matrix: Matrix, inputs: Rows, out: Rows, mode: int) -> None:
+        kernel, padded, tables, fits = _layout(inputs.dtype, out.dtype, len(out), len(inputs))
+        coefficients = np.zeros_like(padded)
+        coefficients[:, : len(out)] = matrix.T
+        table, address = tables.pack(*inputs.addresses, *out.addresses, coefficients.tobytes()), 0
+        if not fits:
+            table, address = b"", self._write(table)
+        rest = struct.pack("<Qiiii8x", address, len(out), len(inputs), padded.shape[1], mode)
+        self._start(kernel, rest + table, inputs, out)
 
     def lincomb(
         self, coefficients: Any, inputs: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
     ) -> Any:
         rows = self._rows("inputs", inputs)
-        kind, length = rows[0].dtype, rows[0].length
+        kind, length = rows.dtype, rows.length
         matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(wide_type(kind)))
         if matrix.shape[1] != len(rows):
             raise ValueError(
@@ -171,45 +203,45 @@ class Calls(Launches):
         self._combine(matrix, rows, results, ACCUMULATE if accumulate else STORE)
         return out
 
-    def _result(self, value: Any, length: int, kind: str, like: Any) -> tuple[Any, list[Row]]:
+    def _result(self, value: Any, length: int, kind: str, like: Any) -> tuple[Any, Rows]:
         out = self._device.empty((length,), kind, like) if value is None else value
-        return out, self._checked("out", [("out", self._vector("out", out), out)], True)
+        view = self._vector("out", out)
+        self._adjacent("out", view, view, "out", True)
+        return out, self._long("out", Rows([view.address], view.shape[0], view.dtype, out))
 
     def encode(
         self, coefficients: Any, gradients: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
     ) -> Any:
         rows = self._rows("gradients", gradients)
-        kind = rows[0].dtype
+        kind = rows.dtype
         matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(wide_type(kind)))
         if len(matrix) != len(rows):
             raise ValueError(
                 f"coefficients: expected {len(rows)} rows, one for each gradient, got shape {matrix.shape}"
             )
         self._allow(threads)
-        length = _segments.block_length(rows[0].length, matrix.shape[1])
+        m, length = matrix.shape[1], _segments.block_length(rows.length, matrix.shape[1])
         if out is None and accumulate:
             raise ValueError("out: must be given to accumulate into")
         out, results = self._result(out, length, kind, gradients)
         self._require("out", results, "gradients", kind, 1, length)
         self._refuse_overlap(results, "gradients", rows)
-
-        def run(c: Any, inputs: Any, outputs: Any, adds: bool) -> None:
-            self._combine(c, inputs, outputs, ACCUMULATE if adds else STORE)
-
-        _segments.encode(run, matrix, rows, results[0], bool(accumulate))  # type: ignore[arg-type]
+        for columns, present in _segments.segments(rows.length, m):
+            inputs, result = _blocks(rows, columns, length, present), _blocks(results, columns, length, 1)
+            self._combine(matrix[:, :present].reshape(1, -1), inputs, result, ACCUMULATE if accumulate else STORE)
         return out
 
     def decode(self, weights: Any, messages: Any, length: int, out: Any = None, threads: int | None = None) -> Any:
         weight_items, message_items = _arguments.groups(weights, messages)
         total = _arguments.positive("length", length)
-        groups: list[list[Row]] = []
+        groups: list[Rows] = []
         matrices: list[npt.NDArray[np.float64]] = []
         for g, (weight, message) in enumerate(zip(weight_items, message_items, strict=True)):
             rows = self._rows(f"messages[{g}]", message)
             groups.append(rows)
-            kind = groups[0][0].dtype
-            if rows[0].dtype != kind:
-                raise TypeError(f"messages[{g}]: expected dtype {kind} like messages[0], got {rows[0].dtype}")
+            kind = groups[0].dtype
+            if rows.dtype != kind:
+                raise TypeError(f"messages[{g}]: expected dtype {kind} like messages[0], got {rows.dtype}")
             matrix = _arguments.coefficients(f"weights[{g}]", weight, np.dtype(wide_type(kind)))
             matrices.append(matrix)
             expected = (len(matrices[0]), len(rows))
@@ -218,17 +250,17 @@ class Calls(Launches):
             block = _segments.block_length(total, expected[0])
             self._require(f"messages[{g}]", rows, "messages[0]", kind, len(rows), block)
         self._allow(threads)
-        kind = groups[0][0].dtype
+        kind = groups[0].dtype
         out, results = self._result(out, total, kind, message_items[0])
         self._require("out", results, "messages", kind, 1, total)
         for g, rows in enumerate(groups):
             self._refuse_overlap(results, f"messages[{g}]", rows)
         m, block = len(matrices[0]), _segments.block_length(total, len(matrices[0]))
 
-        def group(g: int, result: Sequence[Row], mode: int) -> None:
+        def group(g: int, result: Rows, mode: int) -> None:
             for columns, present in _segments.segments(total, m):
-                blocks = [result[0][u * block + columns.start : u * block + columns.stop] for u in range(present)]
-                self._combine(matrices[g][:present], [message[columns] for message in groups[g]], blocks, mode)
+                inputs, blocks = _blocks(groups[g], columns, block, 1), _blocks(result, columns, block, present)
+                self._combine(matrices[g][:present], inputs, blocks, mode)
 
         self._tree(len(groups), group, results, kind)
         return out
@@ -286,7 +318,7 @@ class Calls(Launches):
         elif one:
             patterns = patterns.reshape(1, -1)
         weights, flags = self.invert(generator, patterns)
-        doubtful = np.flatnonzero(self._device.download(flags)).tolist()
+        doubtful = np.flatnonzero(self._device.download(flags).view(np.bool_)).tolist()
         if doubtful and not checked:
             _arguments.patterns(self._device.download(patterns), n, k, True)
         return (weights[0] if one else weights), doubtful

@@ -6,24 +6,22 @@ it has at hand; `fastgc.kernels._cuda_items` notes the launches for a program th
 
 from __future__ import annotations
 
+import itertools
+import math
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from fastgc.kernels import _cuda_tiles as tiles
 
-Bytes = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[Any]
 STORE, ACCUMULATE, ADD = range(3)  # enum Mode
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """An array in a device's memory: where it is, not what is in it. Strides are in bytes."""
 
     address: int
@@ -57,44 +55,77 @@ class Device(Protocol):
         """A new array, of the kind of `like`, that lives as long as what was launched may use it."""
         ...
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Bytes) -> None:
+    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: bytes) -> None:
         """Start a kernel on the current stream."""
         ...
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of numbers next to each other, the same of every item ``apart`` bytes from that of the one before."""
+class Rows:
+    """Rows of one length and element type: numbers next to each other, from each of ``addresses`` on.
 
-    address: int
-    length: int
-    dtype: str
-    owner: Any = None
-    apart: int = 0
+    Where a launch is for many items, ``apart`` says of each row how far it is to the same of the next item, in bytes.
+    """
 
-    @property
-    def size(self) -> int:
-        return tiles.ELEMENTS[self.dtype][1]
+    __slots__ = ("addresses", "apart", "dtype", "length", "owner", "size")
+
+    def __init__(
+        self, addresses: Sequence[int], length: int, dtype: str, owner: Any = None, apart: Sequence[int] = ()
+    ) -> None:
+        self.addresses, self.length, self.dtype, self.owner, self.apart = addresses, length, dtype, owner, apart
+        self.size = tiles.ELEMENTS[dtype][1]
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.addresses)
 
-    def __getitem__(self, columns: slice) -> Row:
-        begin, end, _ = columns.indices(self.length)
-        return Row(self.address + begin * self.size, end - begin, self.dtype, self.owner, self.apart)
+    def row(self, p: int) -> Rows:
+        """One of them."""
+        which = slice(p, p + 1)
+        return Rows(self.addresses[which], self.length, self.dtype, self.owner, self.apart[which])
+
+    def __add__(self, other: Rows) -> Rows:
+        """These rows and others like them."""
+        addresses, apart = [*self.addresses, *other.addresses], [*self.apart, *other.apart]
+        return Rows(addresses, self.length, self.dtype, (self.owner, other.owner), apart)
+
+    def bounds(self) -> tuple[int, int]:
+        """Where the memory of all begins and ends."""
+        addresses = self.addresses
+        ends = (addresses[0], addresses[-1]) if isinstance(addresses, range) else addresses
+        return min(ends), max(ends) + self.length * self.size
+
+    def distance(self) -> float:
+        """The smallest from one row's begin to another's."""
+        if isinstance(self.addresses, range):
+            return abs(self.addresses.step)
+        return min((b - a for a, b in itertools.pairwise(sorted(self.addresses))), default=math.inf)
+
+    def offset(self) -> int:
+        """Bytes from the begin of a line to that of a row; -1 if they are not the same of all rows and items."""
+        addresses = self.addresses
+        steps = {addresses.step, 0} if isinstance(addresses, range) else {a - addresses[0] for a in addresses}
+        return -1 if any(step % tiles.LINE for step in (*steps, *self.apart)) else addresses[0] % tiles.LINE
 
 
-def _head(rows: Sequence[Row]) -> int:
+def spaced(first: int, count: int, step: int) -> Sequence[int]:
+    """So many addresses, each ``step`` bytes after the one before: a range, of which the ends tell nearly all."""
+    return range(first, first + count * step, step) if count > 1 and step else [first] * count
+
+
+def _head(rows: Sequence[Rows]) -> int:
     """Columns before the first where every row begins a line; -1 if there is none."""
-    smallest = min(rows, key=lambda row: row.size)
-    if any(row.apart % tiles.LINE for row in rows):
-        return -1  # not the same in the next item
-    head = -smallest.address % tiles.LINE // smallest.size
+    begins = [(each.size, each.offset()) for each in rows]
+    size, offset = min(begins)
+    head = -offset % tiles.LINE // size
     for _ in range(2):  # rows of wider elements may begin a line half as far again
-        if all((row.address + head * row.size) % tiles.LINE == 0 for row in rows):
+        if all(begin >= 0 and (begin + head * each) % tiles.LINE == 0 for each, begin in begins):
             return head
-        head += tiles.LINE // smallest.size
+        head += tiles.LINE // size
     return -1
+
+
+def _argument(data: bytes) -> bytes:
+    """The argument of a launch that begins so."""
+    return data.ljust(tiles.ARGUMENT_BYTES, b"\0")
 
 
 def wide_type(kind: str) -> str:
@@ -103,7 +134,7 @@ def wide_type(kind: str) -> str:
 
 
 class Launches(ABC):
-    """Launches on a device, with `Row` for rows; a subclass says where coefficients are."""
+    """Launches on a device, with `Rows`; a subclass says where coefficients are."""
 
     def __init__(self, device: Device, ones: Matrix) -> None:
         """`ones`: the 1 x 2 matrix that adds two rows."""
@@ -112,18 +143,16 @@ class Launches(ABC):
         self._items = 1
 
     @abstractmethod
-    def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
+    def _combine(self, matrix: Matrix, inputs: Rows, out: Rows, mode: int) -> None:
         """Combinations of rows, by a kernel for `lincomb`."""
 
-    def _start(
-        self, kernel: tiles.Lincomb, argument: Bytes, inputs: Sequence[Row], out: Sequence[Row], items: int = 1
-    ) -> None:
-        """Launch, with the length of the rows and the head in an argument that is complete otherwise."""
-        length = inputs[0].length
-        head = _head([*inputs, *out])
+    def _start(self, kernel: tiles.Lincomb, rest: bytes, inputs: Rows, out: Rows, items: int = 1) -> None:
+        """Launch, with an argument that is the length of the rows, the head, and the rest."""
+        length = inputs.length
+        head = _head([inputs, out])
         if head >= length:
             head = -1
-        struct.pack_into("<qq", argument.data, 0, length, head)
+        argument = _argument(struct.pack("<qq", length, head) + rest)
         layers = 1 if kernel.direct else -(-len(out) // kernel.rows)
         wide_tiles = (head > 0) + -(-(length - max(head, 0)) // kernel.columns)
         self._device.launch(kernel, Work(wide_tiles, layers, items), kernel.threads, kernel.shared, argument)
@@ -133,50 +162,44 @@ class Launches(ABC):
         assert view is not None  # the device's own
         return view.address
 
-    def _write(self, table: Bytes) -> int:
+    def _write(self, table: bytes) -> int:
         """Tables in the device's memory: their address there."""
         address = self._address(self._device.empty((len(table) // 8,), "float64", None))
         for begin in range(0, len(table), tiles.PIECE_BYTES):
             piece = table[begin : begin + tiles.PIECE_BYTES]
-            argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-            struct.pack_into("<Qq", argument.data, 0, address + begin, len(piece) // 8)
-            argument[16 : 16 + len(piece)] = piece
-            self._device.launch(tiles.PIECE, Work(1), tiles.PIECE.threads, 0, argument)
+            argument = struct.pack("<Qq", address + begin, len(piece) // 8) + piece
+            self._device.launch(tiles.PIECE, Work(1), tiles.PIECE.threads, 0, _argument(argument))
         return address
 
-    def _tree(
-        self, groups: int, group: Callable[[int, Sequence[Row], int], None], out: Sequence[Row], kind: str
-    ) -> None:
+    def _tree(self, groups: int, group: Callable[[int, Rows, int], None], out: Rows, kind: str) -> None:
         """The groups' results, added up as `fastgc.kernels.decode` says: in the type computed in.
 
         ``group(g, rows, mode)`` makes the result of a group of messages of the element type `kind`.
         """
         wide = wide_type(kind)
 
-        def buffer() -> list[Row]:
-            length = len(out[0])
-            item = len(out) * length
-            array = self._device.empty((self._items * item,), wide, None)
-            start, size = self._address(array), tiles.ELEMENTS[wide][1]
-            apart = item * size if self._items > 1 else 0
-            return [Row(start + p * length * size, length, wide, array, apart) for p in range(len(out))]
+        def buffer() -> Rows:
+            count, row = len(out), out.length * tiles.ELEMENTS[wide][1]
+            array = self._device.empty((self._items * count * out.length,), wide, None)
+            apart = [count * row if self._items > 1 else 0] * count
+            return Rows(spaced(self._address(array), count, row), out.length, wide, array, apart)
 
-        def tree(lo: int, hi: int, result: Sequence[Row]) -> None:
+        def tree(lo: int, hi: int, result: Rows) -> None:
             if hi - lo == 1:
                 return group(lo, result, STORE)
             middle = (lo + hi) // 2
-            into = result[0].dtype == wide
+            into = result.dtype == wide
             left = result if into else buffer()
             tree(lo, middle, left)
             if hi - middle == 1 and into:
                 return group(middle, result, ADD)  # added where it is made
             right = buffer()
             tree(middle, hi, right)
-            for p, row in enumerate(result):
+            for p in range(len(result)):
                 if into:
-                    self._combine(self._ones[:, :1], [right[p]], [row], ADD)
+                    self._combine(self._ones[:, :1], right.row(p), result.row(p), ADD)
                 else:
-                    self._combine(self._ones, [left[p], right[p]], [row], STORE)
+                    self._combine(self._ones, left.row(p) + right.row(p), result.row(p), STORE)
             return None
 
         tree(0, groups, out)
@@ -189,7 +212,6 @@ class Launches(ABC):
         if kernel.lanes == tiles.THREADS:
             blocks, shared = min(blocks, tiles.ROOMS), 0
             work = self._address(self._device.empty((blocks * tiles.inversion_bytes(k) // 8,), "float64", None))
-        argument = np.zeros(56, np.uint8)
         addresses = (generator.address, patterns.address, weights.address, flags.address, work)
-        struct.pack_into("<QQQQQqii", argument.data, 0, *addresses, count, n, k)
+        argument = struct.pack("<QQQQQqii", *addresses, count, n, k)
         self._device.launch(kernel, Work(blocks), kernel.lanes * groups, shared, argument)

@@ -43,7 +43,8 @@ TILED_ROWS = (32, 64)
 STAGE_BYTES = 8 * 1024  # of inputs in shared memory: with two blocks enough is on its way from memory
 
 
-@dataclass(frozen=True)
+# Compared by identity, as each is made once: a launch looks its kernel up in a tenth of the time.
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """An instance of a template. ``name`` is that of its entry point, ``body`` the instance."""
 
@@ -64,7 +65,7 @@ class Kernel:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lincomb(Kernel):
     """A kernel for `lincomb`. A block makes tiles of ``rows`` by ``columns``."""
 
@@ -135,13 +136,14 @@ SHARED_BYTES = 48 * 1024  # that every device gives a block without being asked
 ROOMS = 256  # patterns that have room in the device's memory at once: about as many blocks as a device runs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inversion(Kernel):
     """A kernel for `decoding_weights`, with so many ``lanes`` for each pattern."""
 
     lanes: int = 0
 
 
+@functools.cache
 def inversion(lanes: int) -> Inversion:
     """The kernel with so many lanes, one of `INVERSION_LANES` or `THREADS`."""
     threads = max(lanes, INVERSION_THREADS)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cupy.cuda import driver, runtime
 
 from fastgc import _checks
+from fastgc.kernels import _cuda_streams
 from fastgc.kernels import _cuda_tiles as tiles
 from fastgc.kernels._cuda_calls import Calls
 from fastgc.kernels._cuda_launches import View, Work
@@ -125,6 +126,7 @@ class Gpu:
 
 
 _calls = Calls(Gpu())
+_here: Any = nullcontext()  # the current device and stream
 
 
 def view(array: Any) -> Any:
@@ -150,10 +152,10 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, device: str) -> An
 
 def on_stream(pointer: int, device: str) -> Any:
     """A context in which work goes to another library's stream, by its address."""
-    return cupy.cuda.ExternalStream(pointer, int(device.partition(":")[2]))
-
-
-_here: Any = nullcontext()
+    number = int(device.partition(":")[2])
+    if number == cupy.cuda.device.get_device_id() and pointer == cupy.cuda.get_current_stream().ptr:
+        return _here
+    return _cuda_streams.on_stream(cupy, pointer, number)
 
 
 def _where(rows: Any) -> Any:

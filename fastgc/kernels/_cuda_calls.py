@@ -88,14 +88,12 @@ class Calls(Launches):
             return self._listed(name, value, write)
         if len(whole.shape) != 2:
             raise ValueError(f"{name}: expected 2 dimensions, got shape {whole.shape}")
-        count, (step, stride) = whole.shape[0], whole.strides
+        (count, length), (step, _) = whole.shape, whole.strides
         if not count:
             raise ValueError(f"{name}: expected at least one row, got none")
-        at = whole.address | (step if count > 1 else 0)  # where all rows are aligned, so is this
-        row = View(at, whole.shape[1:], (stride,), whole.dtype, whole.writeable, value)
-        if not self._adjacent(name, row, row, name, write):
+        if not self._adjacent(name, whole, whole, name, write, step if count > 1 else 0):
             return self._rows(name, self._device.contiguous(value))
-        return self._long(name, Rows(spaced(whole.address, count, step), row.shape[0], row.dtype, value))
+        return self._long(name, Rows(spaced(whole.address, count, step), length, whole.dtype, value))
 
     def _listed(self, name: str, value: Any, write: bool) -> Rows:
         items = _arguments.items(name, value, "a 2-D array or a sequence of 1-D arrays on the device")
@@ -118,8 +116,8 @@ class Calls(Launches):
             addresses.append(view.address)
         return self._long(name, Rows(addresses, first.shape[0], first.dtype, items))
 
-    def _adjacent(self, label: str, row: View, first: View, name: str, write: bool) -> bool:
-        """Whether the elements of a row are next to each other, after all else about it has been checked."""
+    def _adjacent(self, label: str, row: View, first: View, name: str, write: bool, step: int = 0) -> bool:
+        """Whether the elements of a row are next to each other, or of rows so many bytes apart; all else is checked."""
         if row.dtype not in tiles.ELEMENTS:
             raise TypeError(f"{label}: expected dtype {_checks.ELEMENT_TYPES}, got {row.dtype}")
         if row.dtype != first.dtype:
@@ -127,12 +125,12 @@ class Calls(Launches):
         if row.shape != first.shape:
             raise ValueError(f"{label}: expected length {first.shape[0]} like {name}[0], got {row.shape[0]}")
         size = tiles.ELEMENTS[row.dtype][1]
-        adjacent = row.shape[0] <= 1 or row.strides[0] == size
+        adjacent = row.strides[-1] == size or row.shape[-1] <= 1
         if write and not row.writeable:
             raise ValueError(f"{label}: the array is read-only")
         if write and not adjacent:
-            raise ValueError(f"{label}: elements of a row must be contiguous, got strides {row.strides}")
-        if row.address % size:
+            raise ValueError(f"{label}: elements of a row must be contiguous, got strides {row.strides[-1:]}")
+        if (row.address | step) % size:
             raise ValueError(f"{label}: elements must be aligned to their size")
         return adjacent
 
@@ -174,7 +172,7 @@ class Calls(Launches):
 
     def _combine(self, matrix: Matrix, inputs: Rows, out: Rows, mode: int) -> None:
         kernel, padded, tables, fits = _layout(inputs.dtype, out.dtype, len(out), len(inputs))
-        coefficients = np.zeros_like(padded)
+        coefficients = padded.copy()
         coefficients[:, : len(out)] = matrix.T
         table, address = tables.pack(*inputs.addresses, *out.addresses, coefficients.tobytes()), 0
         if not fits:

@@ -101,9 +101,12 @@ class Rows:
 
     def offset(self) -> int:
         """Bytes from the begin of a line to that of a row; -1 if they are not the same of all rows and items."""
-        addresses = self.addresses
-        steps = {addresses.step, 0} if isinstance(addresses, range) else {a - addresses[0] for a in addresses}
-        return -1 if any(step % tiles.LINE for step in (*steps, *self.apart)) else addresses[0] % tiles.LINE
+        addresses, first = self.addresses, self.addresses[0]
+        steps = (addresses.step,) if isinstance(addresses, range) else {at - first for at in addresses}
+        for step in itertools.chain(steps, self.apart) if self.apart else steps:
+            if step % tiles.LINE:
+                return -1
+        return first % tiles.LINE
 
 
 def spaced(first: int, count: int, step: int) -> Sequence[int]:
@@ -113,7 +116,10 @@ def spaced(first: int, count: int, step: int) -> Sequence[int]:
 
 def _head(rows: Sequence[Rows]) -> int:
     """Columns before the first where every row begins a line; -1 if there is none."""
-    begins = [(each.size, each.offset()) for each in rows]
+    offsets = [each.offset() for each in rows]
+    if not any(offsets):
+        return 0
+    begins = [(each.size, offset) for each, offset in zip(rows, offsets, strict=True)]
     size, offset = min(begins)
     head = -offset % tiles.LINE // size
     for _ in range(2):  # rows of wider elements may begin a line half as far again

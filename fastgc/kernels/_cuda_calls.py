@@ -38,15 +38,17 @@ class Device(_cuda_launches.Device, Protocol):
         ...
 
 
-@functools.cache
-def _layout(kind: str, result: str, rows: int, count: int) -> tuple[tiles.Lincomb, Matrix, struct.Struct, bool]:
-    """Of a call with so many rows made of so many inputs: the kernel, zeros for the coefficients of each input and the
-    rows that pad, the tables (addresses, then coefficients), and whether the argument holds them."""
+@functools.lru_cache(1024)
+def _layout(
+    kind: str, result: str, rows: int, count: int
+) -> tuple[tiles.Lincomb, int, npt.DTypeLike, struct.Struct, bool]:
+    """Of a call that makes so many rows of so many inputs: the kernel, how many coefficients of an input there are with
+    those that pad, their type, the tables (addresses, then coefficients), and whether the argument holds them."""
     kernel = tiles.choose(kind, result, rows, count)
     stride = kernel.rows if kernel.direct else rows
     at, room = tiles.coefficients_at(count, rows), tiles.table_bytes(kind, count, rows, stride)
     table = struct.Struct(f"<{count + rows}Q{at - 8 * (count + rows)}x{-(-(room - at) // 8) * 8}s")
-    return kernel, np.zeros((count, stride), wide_type(kind)), table, room <= tiles.TABLE_BYTES
+    return kernel, stride, np.dtype(wide_type(kind)), table, room <= tiles.TABLE_BYTES
 
 
 def _blocks(rows: Rows, columns: slice, block: int, count: int) -> Rows:
@@ -171,13 +173,14 @@ class Calls(Launches):
     # Rows -------------------------------------------------------------------------------------------------------------
 
     def _combine(self, matrix: Matrix, inputs: Rows, out: Rows, mode: int) -> None:
-        kernel, padded, tables, fits = _layout(inputs.dtype, out.dtype, len(out), len(inputs))
-        coefficients = padded.copy()
-        coefficients[:, : len(out)] = matrix.T
+        P, Q = matrix.shape
+        kernel, stride, wide, tables, fits = _layout(inputs.dtype, out.dtype, P, Q)
+        coefficients = np.zeros((Q, stride), wide)
+        coefficients[:, :P] = matrix.T
         table, address = tables.pack(*inputs.addresses, *out.addresses, coefficients.tobytes()), 0
         if not fits:
             table, address = b"", self._write(table)
-        rest = struct.pack("<Qiiii8x", address, len(out), len(inputs), padded.shape[1], mode)
+        rest = struct.pack("<Qiiii8x", address, P, Q, stride, mode)
         self._start(kernel, rest + table, inputs, out)
 
     def lincomb(

@@ -165,7 +165,7 @@ def _where(rows: Any) -> Any:
         first = first[0]
     if not isinstance(first, cupy.ndarray) or first.data.device_id == cupy.cuda.device.get_device_id():
         return _here
-    return first.device
+    return cupy.cuda.Device(first.data.device_id)
 
 
 def lincomb(

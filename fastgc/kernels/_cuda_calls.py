@@ -257,9 +257,10 @@ class Calls(Launches):
         for g, rows in enumerate(groups):
             self._refuse_overlap(results, f"messages[{g}]", rows)
         m, block = len(matrices[0]), _segments.block_length(total, len(matrices[0]))
+        stretches = _segments.segments(total, m)
 
         def group(g: int, result: Rows, mode: int) -> None:
-            for columns, present in _segments.segments(total, m):
+            for columns, present in stretches:
                 inputs, blocks = _blocks(groups[g], columns, block, 1), _blocks(result, columns, block, present)
                 self._combine(matrices[g][:present], inputs, blocks, mode)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -89,15 +90,18 @@ class Rows:
 
     def bounds(self) -> tuple[int, int]:
         """Where the memory of all begins and ends."""
-        addresses = self.addresses
-        ends = (addresses[0], addresses[-1]) if isinstance(addresses, range) else addresses
-        return min(ends), max(ends) + self.length * self.size
+        addresses, size = self.addresses, self.length * self.size
+        if not isinstance(addresses, range):
+            return min(addresses), max(addresses) + size
+        first, last = addresses[0], addresses[-1]
+        return (first, last + size) if first < last else (last, first + size)
 
     def distance(self) -> float:
         """The smallest from one row's begin to another's."""
         if isinstance(self.addresses, range):
             return abs(self.addresses.step)
-        return min((b - a for a, b in itertools.pairwise(sorted(self.addresses))), default=math.inf)
+        starts = sorted(self.addresses)
+        return min(map(operator.sub, starts[1:], starts), default=math.inf)
 
     def offset(self) -> int:
         """Bytes from the begin of a line to that of a row; -1 if they are not the same of all rows and items."""

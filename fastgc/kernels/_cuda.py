@@ -126,7 +126,7 @@ class Gpu:
 
 
 _calls = Calls(Gpu())
-_here: Any = nullcontext()  # the current device and stream
+_here: Any = nullcontext()  # the current device
 
 
 def view(array: Any) -> Any:
@@ -152,10 +152,7 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, device: str) -> An
 
 def on_stream(pointer: int, device: str) -> Any:
     """A context in which work goes to another library's stream, by its address."""
-    number = int(device.partition(":")[2])
-    if number == cupy.cuda.device.get_device_id() and pointer == cupy.cuda.get_current_stream().ptr:
-        return _here
-    return _cuda_streams.on_stream(cupy, pointer, number)
+    return _cuda_streams.on_stream(cupy, pointer, int(device.partition(":")[2]))
 
 
 def _where(rows: Any) -> Any:

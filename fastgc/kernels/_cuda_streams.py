@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 __all__ = ["on_stream"]
@@ -20,6 +20,8 @@ class _Stream:
 
 def on_stream(cupy: Any, pointer: int, device: int) -> AbstractContextManager[Any]:
     """A context in which a device is CuPy's current one, and a stream of that device, by its address."""
+    if device == cupy.cuda.device.get_device_id() and pointer == cupy.cuda.get_current_stream().ptr:
+        return nullcontext()
     stack = ExitStack()
     stack.enter_context(cupy.cuda.Device(device))
     take = getattr(getattr(cupy.cuda, "Stream", None), "from_external", None)

@@ -396,17 +396,22 @@ def test_kernels_on_a_device_keep_their_place_in_pytorchs_stream(
         def __exit__(self, *error: Any) -> None:
             entered.append(("left", *self.what))
 
-    cuda = SimpleNamespace(Device=Recorder, ExternalStream=Recorder)
+    cuda = SimpleNamespace(Device=Recorder, device=SimpleNamespace(get_device_id=lambda: current[0]))
+    cuda.get_current_stream = lambda: SimpleNamespace(ptr=current[1])
+    current = [0, 77]
     if protocol:  # of streams, which tells no device
-        cuda = SimpleNamespace(
-            Device=Recorder, Stream=SimpleNamespace(from_external=lambda stream: Recorder(*stream.__cuda_stream__()))
-        )
+        cuda.Stream = SimpleNamespace(from_external=lambda stream: Recorder(*stream.__cuda_stream__()))
+    else:
+        cuda.ExternalStream = Recorder
     into = (0, 77) if protocol else (77, 1)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(device_index=1, cuda_stream=77))
     with on_current_stream(torch.device("cuda", 1)):
         assert entered == [(1,), into]
     assert entered[2:] == [("left", *into), ("left", 1)]
+    current[0] = 1  # where both are the current ones, there is nothing to enter
+    with on_current_stream(torch.device("cuda", 1)):
+        assert len(entered) == 4
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ValueError, match="inputs: lie on cuda:1, and backend 'cuda' does not work here"):
         on_current_stream(torch.device("cuda", 1))

@@ -320,7 +320,7 @@ class Calls(Launches):
         elif one:
             patterns = patterns.reshape(1, -1)
         weights, flags = self.invert(generator, patterns)
-        doubtful = np.flatnonzero(self._device.download(flags).view(np.bool_)).tolist()
+        doubtful = np.flatnonzero(self._device.download(flags)).tolist()
         if doubtful and not checked:
             _arguments.patterns(self._device.download(patterns), n, k, True)
         return (weights[0] if one else weights), doubtful

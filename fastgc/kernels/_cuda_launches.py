@@ -80,8 +80,7 @@ class Rows:
 
     def row(self, p: int) -> Rows:
         """One of them."""
-        which = slice(p, p + 1)
-        return Rows(self.addresses[which], self.length, self.dtype, self.owner, self.apart[which])
+        return Rows([self.addresses[p]], self.length, self.dtype, self.owner, self.apart[p : p + 1])
 
     def __add__(self, other: Rows) -> Rows:
         """These rows and others like them."""

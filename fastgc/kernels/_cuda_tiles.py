@@ -43,7 +43,7 @@ TILED_ROWS = (32, 64)
 STAGE_BYTES = 8 * 1024  # of inputs in shared memory: with two blocks enough is on its way from memory
 
 
-# Compared by identity, as each is made once: a launch looks its kernel up in a tenth of the time.
+# Compared by identity, as `choose` and `kernels` make each once: a launch looks its kernel up in a tenth of the time.
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """An instance of a template. ``name`` is that of its entry point, ``body`` the instance."""
@@ -171,7 +171,7 @@ def kernels() -> Iterator[Kernel]:
     """Every kernel that a call may choose."""
     for inputs, out in PAIRS:
         for rows in DIRECT_ROWS + TILED_ROWS:
-            yield lincomb(inputs, out, rows)
+            yield lincomb(inputs, out, rows, "Call")
             yield lincomb(inputs, out, rows, "Items")
     yield PIECE
     for lanes in (*INVERSION_LANES, THREADS):

@@ -143,6 +143,7 @@ def test_rows_are_judged_by_their_ends_as_one_by_one():
         ours, theirs = (_cuda_launches.Rows(addresses, 10, "float32") for addresses in (form, mixed))
         assert (ours.bounds(), ours.distance() >= 40) == (theirs.bounds(), theirs.distance() >= 40)
         assert ours.offset() == theirs.offset() == (form[0] % 16 if len({a % 16 for a in form}) == 1 else -1)
+        assert [ours.row(p).offset() for p in range(len(form))] == [a % 16 for a in form]
         for other in forms:
             rows = _cuda_launches.Rows([a + 200 for a in other], 10, "float32")
             alone = all(abs(a - b) >= 40 for i, a in enumerate(form) for b in form[:i])

@@ -405,6 +405,7 @@ py::object direct(const std::string& name, py::object function) {
     if (name == "lincomb")
         return fastgc::direct(std::move(function),
                               {{"coefficients", "inputs", "out", "accumulate", "threads"}, 5, 2, 3}, [](Value value) {
+                                  if (are_foreign(value[1])) return static_cast<PyObject*>(nullptr);
                                   return lincomb(value[0], value[1], or_none(value[2]), truth(value[3]),
                                                  or_none(value[4]), py::none())
                                       .release()
@@ -414,6 +415,7 @@ py::object direct(const std::string& name, py::object function) {
         return fastgc::direct(
             std::move(function), {{"coefficients", "gradients", "out", "accumulate", "threads"}, 5, 2, 3},
             [](Value value) {
+                if (are_foreign(value[1])) return static_cast<PyObject*>(nullptr);
                 return encode(value[0], value[1], or_none(value[2]), truth(value[3]), or_none(value[4]), py::none())
                     .release()
                     .ptr();
@@ -421,6 +423,7 @@ py::object direct(const std::string& name, py::object function) {
     if (name == "decode")
         return fastgc::direct(
             std::move(function), {{"weights", "messages", "length", "out", "threads"}, 5, 3, 4}, [](Value value) {
+                if (are_foreign(value[1])) return static_cast<PyObject*>(nullptr);
                 return decode(value[0], value[1], value[2], or_none(value[3]), or_none(value[4]), py::none())
                     .release()
                     .ptr();

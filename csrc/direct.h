@@ -20,7 +20,8 @@ namespace fastgc {
 
 constexpr std::size_t kMostParameters = 6;
 
-// Values of the parameters in order, null where not given. Returns a new reference; may throw what pybind11 translates.
+// Values of the parameters in order, null where not given. Returns a new reference, or null where the Python function
+// is to be called, which an exception takes microseconds to say; may throw what pybind11 translates.
 using Run = PyObject* (*)(PyObject* const* values);
 
 // What `run` throws for arrays that it leaves to the Python function.
@@ -71,7 +72,8 @@ inline PyObject* call(PyObject* object, PyObject* const* arguments, std::size_t 
     if (!place(self, arguments, static_cast<std::size_t>(PyVectorcall_NARGS(flagged)), keywords, values.data()))
         return PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     try {
-        return self.run(values.data());
+        PyObject* const result = self.run(values.data());
+        return result != nullptr ? result : PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     } catch (const pybind11::type_error&) {
         return PyObject_Vectorcall(self.function, arguments, flagged, keywords);
     } catch (pybind11::error_already_set& error) {

@@ -235,6 +235,17 @@ inline bool is_foreign(py::handle object) {
            PyObject_HasAttrString(object.ptr(), "__dlpack_device__") != 0;
 }
 
+// Whether rows, or groups of rows, are such arrays, as those on a GPU are.
+inline bool are_foreign(py::handle rows) {
+    auto first = py::reinterpret_borrow<py::object>(rows);
+    for (int depth = 0; depth < 2 && (PyList_CheckExact(first.ptr()) || PyTuple_CheckExact(first.ptr())); ++depth) {
+        PyObject* const item = PySequence_GetItem(first.ptr(), 0);
+        if (item == nullptr) return PyErr_Clear(), false;  // there is none
+        first = py::reinterpret_steal<py::object>(item);
+    }
+    return !is_exchanged(first) && is_foreign(first);
+}
+
 inline Items::Items(py::handle object, const Name& name, const char* expected) {
     if (!PyTuple_CheckExact(object.ptr()) && !PyList_CheckExact(object.ptr())) {
         if (is_foreign(object)) throw Unsuitable{};

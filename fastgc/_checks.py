@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from fastgc import arrays
 
-_PLAIN = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16))
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+_PLAIN = (_SINGLE, _DOUBLE, np.dtype(np.float16))
 ELEMENT_TYPES = "float32, float64, float16 or bfloat16"
 
 
@@ -27,7 +28,7 @@ def is_element_type(dtype: np.dtype[Any]) -> bool:
 
 def compute_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type in which rows of an element type are combined."""
-    return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
+    return _DOUBLE if dtype == _DOUBLE else _SINGLE
 
 
 def converts(inputs: np.dtype[Any], out: np.dtype[Any]) -> bool:

@@ -13,6 +13,7 @@ The kernels see arrays on the host as NumPy arrays, and arrays on a CUDA device 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from abc import ABC, abstractmethod
@@ -74,7 +75,7 @@ class Origin(ABC):
             The backend for its device does not work here.
         """
         found = origin(name, array)
-        if (found.library, found.device) != (self.library, self.device):
+        if found is not self and (found.library, found.device) != (self.library, self.device):
             raise TypeError(
                 f"{name}: expected an array of {self}, as the others of this call are, got one of {found}; convert or "
                 f"move it first: nothing is copied between libraries or devices in silence"
@@ -163,7 +164,9 @@ class _Torch(Origin):
     def of(cls, name: str, array: Any) -> Origin:
         if array.is_cpu:
             return _TORCH_ON_HOST
-        return cls("PyTorch", *_on_device(name, array, str(array.device), "cpu()"))
+        if array.device not in _torch_devices:
+            _torch_devices[array.device] = cls("PyTorch", *_on_device(name, array, str(array.device), "cpu()"))
+        return _torch_devices[array.device]
 
     def view(self, name: str, array: Any, *, write: bool = False) -> View:
         # What is nearly always the case, in half the time.
@@ -272,7 +275,7 @@ class _CuPy(Origin):
 
     @classmethod
     def of(cls, name: str, array: Any) -> Origin:
-        return cls("CuPy", f"cuda:{array.device.id}", "cuda")
+        return _cupy_on(array.data.device_id)
 
     def give(self, result: View) -> Any:
         return result
@@ -302,6 +305,13 @@ class _DLPack(Origin):
 
 NUMPY = _NumPy("NumPy", "cpu", None)
 _TORCH_ON_HOST = _Torch("PyTorch", "cpu", None)
+_torch_devices: dict[Any, Origin] = {}
+
+
+@functools.cache
+def _cupy_on(device: int) -> Origin:
+    return _CuPy("CuPy", f"cuda:{device}", "cuda")
+
 
 _OF_LIBRARIES = (("numpy", "ndarray", _NumPy), ("torch", "Tensor", _Torch), ("jax", "Array", _Jax),
                  ("cupy", "ndarray", _CuPy))  # fmt: skip
@@ -423,7 +433,8 @@ def cuda(name: str, where: Origin) -> Any:
     device as a CuPy array in the same memory, and ``empty(shape, dtype, device)``.
     """
     try:
-        module = importlib.import_module("fastgc.kernels._cuda")
+        import fastgc.kernels._cuda as module  # in a third of the time of import_module, at every call
+
         reason = module.missing()
     except ImportError as error:
         reason = str(error).partition("\n")[0]

@@ -73,8 +73,7 @@ FASTGC_DEVICE void read_lines(const T* from, T (&to)[N], const Load& load_line) 
 // of R rows, a multiple of 4 or 1, are whole lines, or too few for one.
 template <class T>
 struct InArgument {
-    template <int R>
-    static constexpr int kAhead = R < 16 ? 4 : 2;
+    static constexpr int kRegisters = 96;  // that there are for sums and inputs
     const unsigned char* start;
     int inputs, rows;
     template <class E>
@@ -103,9 +102,7 @@ struct InMemory {
         unsigned char* address;
         Index apart;
     };
-    // More, and 16 rows of sums do not fit the registers.
-    template <int R>
-    static constexpr int kAhead = R < 8 ? 4 : 2;
+    static constexpr int kRegisters = 80;  // addresses take more
     const Row* start;
     const T* all;
     int inputs;
@@ -243,7 +240,11 @@ template <class In, class Out, int R, class Tables, class At>
 FASTGC_DEVICE void columns(const Tables& tables, int rows, int inputs, int mode, const At at) {
     using T = Compute<In>;
     using Held = typename At::template Held<In>;
-    constexpr int V = At::kColumns, kAhead = Tables::template kAhead<R>;
+    constexpr int V = At::kColumns;
+    constexpr int kRoom = 4 * Tables::kRegisters / V - R * static_cast<int>(sizeof(T));
+    constexpr int kAhead = kRoom >= 8 * static_cast<int>(sizeof(In))   ? 4
+                           : kRoom >= 4 * static_cast<int>(sizeof(In)) ? 2
+                                                                       : 1;
     const int first = static_cast<int>(blockIdx.x) * R;
     T sums[R][V];
 #pragma unroll

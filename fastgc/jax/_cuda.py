@@ -21,10 +21,10 @@ from jax.interpreters import mlir
 from fastgc import _checks
 from fastgc.kernels import _nvrtc
 from fastgc.kernels._cuda_items import Notes, Recorded, address
-from fastgc.kernels._cuda_launches import Row, View
+from fastgc.kernels._cuda_launches import Rows, View, spaced
 
 if TYPE_CHECKING:
-    from fastgc.jax._combine import Table
+    from fastgc.jax._combine import Row, Table
 
 __all__ = ["CALL", "combine", "decoding_weights", "lincomb"]
 
@@ -70,12 +70,6 @@ def _placed(coefficients: Any, places: npt.NDArray[np.int64]) -> Any:
     return jnp.concatenate([coefficients, ends], -1).at[..., places].get(mode="promise_in_bounds")
 
 
-def _row(buffer: int, start: int, length: int, dtype: Any, apart: int) -> Row:
-    """A row of a buffer from an element on, and how many elements further that of the next item is."""
-    size = np.dtype(dtype).itemsize
-    return Row(address(buffer, start * size), length, _name(dtype), apart=apart * size)
-
-
 def lincomb(context: Any, *operands: Any, dtype: np.dtype[Any], threads: int) -> Any:
     """Lowers the primitive of `fastgc.jax.lincomb`. The limit of threads is for CPUs."""
     coefficients, inputs, *initial = context.avals_in
@@ -86,9 +80,10 @@ def lincomb(context: Any, *operands: Any, dtype: np.dtype[Any], threads: int) ->
     notes = Notes(workspace=out + 1)
     recorded = Recorded(0, P * Q, notes, items, own)
 
-    def rows(buffer: int, count: int, kind: Any) -> list[Row]:
-        apart = count * length if items > 1 else 0
-        return [_row(buffer, n * length, length, kind, apart) for n in range(count)]
+    def rows(buffer: int, count: int, kind: Any) -> Rows:
+        size = length * np.dtype(kind).itemsize
+        apart = [count * size if items > 1 else 0] * count
+        return Rows(spaced(address(buffer), count, size), length, _name(kind), apart=apart)
 
     matrix = np.arange(P * Q).reshape(P, Q)
     recorded.lincomb(matrix, rows(1, Q, inputs.dtype), rows(out, P, dtype), accumulate=bool(initial))
@@ -112,10 +107,13 @@ def combine(
     notes = Notes(workspace=1 + len(arrays) + len(results))
     recorded = Recorded(0, coefficients.shape[0], notes, items)
 
-    def row(first: int, avals: Sequence[Any], shares: Sequence[bool], length: int, given: Any) -> Row:
-        aval = avals[given.array]
-        apart = 0 if items == 1 or shares[given.array] else aval.size // items
-        return _row(first + given.array, given.start, length, aval.dtype, apart)
+    def rows(first: int, avals: Sequence[Any], shares: Sequence[bool], length: int, given: Sequence[Row]) -> Rows:
+        dtype = avals[given[0].array].dtype
+        size = np.dtype(dtype).itemsize
+        places = [address(first + row.array, row.start * size) for row in given]
+        own = [items > 1 and not shares[row.array] for row in given]
+        apart = [avals[row.array].size // items * size if each else 0 for row, each in zip(given, own, strict=True)]
+        return Rows(places, length, _name(dtype), apart=apart)
 
     none = (False,) * len(results)
     for stretch in table.in_order(transposed):
@@ -123,9 +121,8 @@ def combine(
         groups = []
         for group in stretch.groups:
             across = np.array([given.coefficient for given in group])
-            groups.append((down[:, None] + across, [row(1, arrays, shared, stretch.length, given) for given in group]))
-        out = [row(1 + len(arrays), results, none, stretch.length, given) for given in stretch.outputs]
-        recorded.stretch(out, groups)
+            groups.append((down[:, None] + across, rows(1, arrays, shared, stretch.length, group)))
+        recorded.stretch(rows(1 + len(arrays), results, none, stretch.length, stretch.outputs), groups)
 
     def run(c: Any, *given: Any) -> list[Any]:
         return _call(notes, results, _placed(c, recorded.places), *given)

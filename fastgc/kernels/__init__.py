@@ -154,6 +154,18 @@ def _at(name: str, rows: Any, out: Any, backend: str | None) -> tuple[arrays.Ori
     return where, _backend(backend) if where.backend is None else arrays.cuda(name, where)
 
 
+def _as_given(where: arrays.Origin, call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result for arrays that are what the backend sees; None if they are not, or not all, for views will tell."""
+    if not where.native:
+        return None
+    try:
+        return call(*arguments)
+    except (TypeError, ValueError):
+        if where is arrays.NUMPY:
+            raise
+        return None
+
+
 def _listed(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
@@ -257,8 +269,8 @@ def lincomb(
     """
     matrix = arrays.on_host("coefficients", coefficients)
     where, run = _at("inputs", inputs, out, backend)
-    if where is arrays.NUMPY:
-        return run.lincomb(matrix, inputs, out, accumulate, threads)
+    if (done := _as_given(where, run.lincomb, matrix, inputs, out, accumulate, threads)) is not None:
+        return done
     rows = where.rows("inputs", inputs)
     return where.compute(
         lambda made: run.lincomb(matrix, rows, made, accumulate, threads),
@@ -310,8 +322,8 @@ def encode(
     """
     matrix = arrays.on_host("coefficients", coefficients)
     where, run = _at("gradients", gradients, out, backend)
-    if where is arrays.NUMPY:
-        return run.encode(matrix, gradients, out, accumulate, threads)  # type: ignore[no-any-return]
+    if (done := _as_given(where, run.encode, matrix, gradients, out, accumulate, threads)) is not None:
+        return done  # type: ignore[no-any-return]
     rows = where.rows("gradients", gradients)
     return where.compute(  # type: ignore[no-any-return]
         lambda made: run.encode(matrix, rows, made, accumulate, threads),
@@ -365,8 +377,8 @@ def decode(
     groups = list(messages) if arrays.is_array(messages) else messages
     matrices = [arrays.on_host(f"weights[{g}]", w) for g, w in enumerate(weights)] if _listed(weights) else weights
     where, run = _at("messages[0]", groups[0] if _listed(groups) and groups else None, out, backend)
-    if where is arrays.NUMPY:
-        return run.decode(matrices, messages, length, out, threads)  # type: ignore[no-any-return]
+    if (done := _as_given(where, run.decode, matrices, messages, length, out, threads)) is not None:
+        return done  # type: ignore[no-any-return]
     rows = [where.rows(f"messages[{g}]", group) for g, group in enumerate(groups)]
     return where.compute(  # type: ignore[no-any-return]
         lambda made: run.decode(matrices, rows, length, made, threads), lambda: (length, rows[0][0].dtype), out

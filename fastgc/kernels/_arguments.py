@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from fastgc import _checks
 
+_LARGEST = {np.dtype(kind): float(np.finfo(kind).max) for kind in (np.float32, np.float64)}
+
 
 def items(name: str, value: Any, expected: str) -> list[Any]:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__getitem__") or not hasattr(value, "__len__"):
@@ -28,9 +30,9 @@ def coefficients(name: str, value: Any, dtype: np.dtype[Any]) -> npt.NDArray[np.
     if matrix.size == 0:
         raise ValueError(f"{name}: expected at least one row and column, got shape {matrix.shape}")
     matrix, dtype = matrix.astype(np.float64), _checks.compute_type(dtype)
-    bad = np.argwhere(~(np.abs(matrix) <= np.finfo(dtype).max))
-    if len(bad):
-        p, q = (int(i) for i in bad[0])
+    fine = np.abs(matrix) <= _LARGEST[dtype]
+    if np.count_nonzero(fine) < fine.size:
+        p, q = (int(i) for i in np.argwhere(~fine)[0])
         raise ValueError(f"{name}[{p}, {q}]: expected a number finite in {dtype}, got {matrix[p, q]}")
     return matrix
 

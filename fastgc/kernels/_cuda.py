@@ -7,9 +7,11 @@ on disk, and here for each device. They start on the caller's current stream of 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import cupy
@@ -18,9 +20,10 @@ import numpy.typing as npt
 from cupy.cuda import driver, runtime
 
 from fastgc import _checks
+from fastgc.kernels import _cuda_streams
 from fastgc.kernels import _cuda_tiles as tiles
 from fastgc.kernels._cuda_calls import Calls
-from fastgc.kernels._cuda_launches import Bytes, View, Work
+from fastgc.kernels._cuda_launches import View, Work
 
 __all__ = [
     "decode",
@@ -62,10 +65,17 @@ def _function(kernel: tiles.Kernel, device: int) -> Any:
 
 
 @functools.cache
-def _blocks(kernel: tiles.Kernel, shared: int, device: int) -> int:
-    each: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(_function(kernel, device).ptr, kernel.threads, shared)
+def _ready(kernel: tiles.Kernel, shared: int, device: int) -> tuple[int, int]:
+    """The address of a function, and how many blocks of it a device runs at once."""
+    function: int = _function(kernel, device).ptr
+    each: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(function, kernel.threads, shared)
     processors: int = cupy.cuda.Device(device).attributes["MultiProcessorCount"]
-    return max(1, each) * processors
+    return function, max(1, each) * processors
+
+
+@functools.cache
+def _name(dtype: np.dtype[Any]) -> str:
+    return "bfloat16" if _checks.is_bfloat16(dtype) else dtype.name
 
 
 @functools.cache
@@ -83,12 +93,10 @@ class Gpu:
     def view(self, value: Any) -> View | None:
         if not isinstance(value, cupy.ndarray):
             return None
-        name = "bfloat16" if _checks.is_bfloat16(value.dtype) else value.dtype.name
-        if value.size and value.data.device_id != cupy.cuda.device.get_device_id():
-            raise ValueError(
-                f"expected arrays on CUDA device {cupy.cuda.device.get_device_id()}, got one on {value.data.device_id}"
-            )
-        return View(value.data.ptr, value.shape, value.strides, name, True, value)
+        memory, current = value.data, cupy.cuda.device.get_device_id()
+        if memory.device_id != current and value.size:
+            raise ValueError(f"expected arrays on CUDA device {current}, got one on {memory.device_id}")
+        return View(memory.ptr, value.shape, value.strides, _name(value.dtype), True, value)
 
     def contiguous(self, value: Any) -> Any:
         return self._kept(cupy.ascontiguousarray(value))
@@ -102,14 +110,13 @@ class Gpu:
     def download(self, value: Any) -> npt.NDArray[Any]:
         return cupy.asnumpy(value)  # type: ignore[no-any-return]
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Bytes) -> None:
-        # The driver's own call: the argument is one structure, which is copied before the call returns.
-        parameters = np.array([argument.ctypes.data], np.uintp)
-        device = cupy.cuda.device.get_device_id()
-        grid = work.grid(_blocks(kernel, shared, device))
-        stream = cupy.cuda.get_current_stream().ptr
-        function = _function(kernel, device)
-        driver.launchKernel(function.ptr, *grid, threads, 1, 1, shared, stream, parameters.ctypes.data, 0)
+    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: bytes) -> None:
+        # The driver's own call: the argument is one structure, which is copied before the call returns. The driver is
+        # given a list with its address, as which a pointer to it serves.
+        function, at_once = _ready(kernel, shared, cupy.cuda.device.get_device_id())
+        stream, pointer = cupy.cuda.get_current_stream().ptr, ctypes.c_char_p(argument)
+        grid = work.grid(at_once)
+        driver.launchKernel(function, *grid, threads, 1, 1, shared, stream, ctypes.addressof(pointer), 0)
 
     def _kept(self, value: Any) -> Any:
         # The pool gives memory that is let go to the next who asks, in the order of the stream; a graph comes back.
@@ -119,6 +126,7 @@ class Gpu:
 
 
 _calls = Calls(Gpu())
+_here: Any = nullcontext()  # the current device
 
 
 def view(array: Any) -> Any:
@@ -144,7 +152,7 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, device: str) -> An
 
 def on_stream(pointer: int, device: str) -> Any:
     """A context in which work goes to another library's stream, by its address."""
-    return cupy.cuda.ExternalStream(pointer, int(device.partition(":")[2]))
+    return _cuda_streams.on_stream(cupy, pointer, int(device.partition(":")[2]))
 
 
 def _where(rows: Any) -> Any:
@@ -152,8 +160,9 @@ def _where(rows: Any) -> Any:
     first = rows
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
-    current = cupy.cuda.device.get_device_id()
-    return cupy.cuda.Device(first.device.id if isinstance(first, cupy.ndarray) else current)
+    if not isinstance(first, cupy.ndarray) or first.data.device_id == cupy.cuda.device.get_device_id():
+        return _here
+    return cupy.cuda.Device(first.data.device_id)
 
 
 def lincomb(

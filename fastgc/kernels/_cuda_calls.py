@@ -6,7 +6,8 @@ The device of `fastgc.kernels._cuda` is a GPU by way of CuPy; the tests have one
 from __future__ import annotations
 
 import bisect
-import itertools
+import functools
+import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -16,16 +17,16 @@ import numpy.typing as npt
 from fastgc import _checks
 from fastgc.kernels import _arguments, _cuda_launches, _segments
 from fastgc.kernels import _cuda_tiles as tiles
-from fastgc.kernels._cuda_launches import ACCUMULATE, STORE, Bytes, Launches, Matrix, Row, View, wide_type
+from fastgc.kernels._cuda_launches import ACCUMULATE, STORE, Launches, Matrix, Rows, View, spaced, wide_type
 
-__all__ = ["Bytes", "Calls", "Device", "View"]
+__all__ = ["Calls", "Device", "View"]
 
 
 class Device(_cuda_launches.Device, Protocol):
     """What a device does, of calls from Python."""
 
     def contiguous(self, value: Any) -> Any:
-        """A copy of a 1-D array, in order."""
+        """A copy of an array, in C order."""
         ...
 
     def upload(self, value: npt.NDArray[Any]) -> Any:
@@ -35,6 +36,32 @@ class Device(_cuda_launches.Device, Protocol):
     def download(self, value: Any) -> npt.NDArray[Any]:
         """A copy on the host. The one that waits."""
         ...
+
+
+@functools.lru_cache(1024)
+def _layout(
+    kind: str, result: str, rows: int, count: int
+) -> tuple[tiles.Lincomb, int, npt.DTypeLike, struct.Struct | None]:
+    """Of a call that makes so many rows of so many inputs: the kernel, how many coefficients of an input there are with
+    those that pad, their type, and the tables (addresses, then coefficients), if the argument has room for them."""
+    kernel = tiles.choose(kind, result, rows, count)
+    stride, wide = kernel.layers(rows) * kernel.rows, np.dtype(wide_type(kind))
+    if kernel.argument == "Items":
+        return kernel, stride, wide, None
+    at = tiles.coefficients_at(count, rows)
+    tables = f"<{count + rows}Q{at - 8 * (count + rows)}x{count * stride * wide.itemsize}s"
+    return kernel, stride, wide, struct.Struct(tables)
+
+
+def _blocks(rows: Rows, columns: slice, block: int, count: int) -> Rows:
+    """Some columns of the first so many blocks of each row, if blocks are so long: those of the first row first."""
+    begin, apart, length = columns.start * rows.size, block * rows.size, columns.stop - columns.start
+    if length == rows.length:
+        return rows
+    if len(rows) == 1:
+        return Rows(spaced(rows.addresses[0] + begin, count, apart), length, rows.dtype, rows.owner)
+    addresses = [row + begin + u * apart for row in rows.addresses for u in range(count)]
+    return Rows(addresses, length, rows.dtype, rows.owner)
 
 
 class Calls(Launches):
@@ -59,68 +86,84 @@ class Calls(Launches):
             raise ValueError(f"{name}: expected a 1-D array, got shape {view.shape}")
         return view
 
-    def _rows(self, name: str, value: Any, *, write: bool = False) -> list[Row]:
+    def _rows(self, name: str, value: Any, *, write: bool = False) -> Rows:
         whole = self._device.view(value)
         if whole is None:
-            items = _arguments.items(name, value, "a 2-D array or a sequence of 1-D arrays on the device")
-            views = [(f"{name}[{i}]", self._vector(f"{name}[{i}]", item), item) for i, item in enumerate(items)]
-        else:
-            if len(whole.shape) != 2:
-                raise ValueError(f"{name}: expected 2 dimensions, got shape {whole.shape}")
-            step, stride = whole.strides
-            views = []
-            for q in range(whole.shape[0]):
-                address = whole.address + q * step
-                row = View(address, whole.shape[1:], (stride,), whole.dtype, whole.writeable, value)
-                views.append((name, row, (value, q)))
+            return self._listed(name, value, write)
+        if len(whole.shape) != 2:
+            raise ValueError(f"{name}: expected 2 dimensions, got shape {whole.shape}")
+        (count, length), (step, _) = whole.shape, whole.strides
+        if not count:
+            raise ValueError(f"{name}: expected at least one row, got none")
+        if not self._adjacent(name, whole, whole, name, write, step if count > 1 else 0):
+            return self._rows(name, self._device.contiguous(value))
+        return self._long(name, Rows(spaced(whole.address, count, step), length, whole.dtype, value))
+
+    def _listed(self, name: str, value: Any, write: bool) -> Rows:
+        items = _arguments.items(name, value, "a 2-D array or a sequence of 1-D arrays on the device")
+        views = []
+        for i, item in enumerate(items):
+            view = self._device.view(item)
+            if view is None or len(view.shape) != 1:
+                view = self._vector(f"{name}[{i}]", item)  # which says what is wrong
+            views.append(view)
         if not views:
             raise ValueError(f"{name}: expected at least one row, got none")
-        return self._checked(name, views, write)
+        first, addresses, like, size = views[0], [], None, 1
+        for i, view in enumerate(views):
+            if view[1:5] != like or view.address % size:  # nearly all are like the first but for their addresses
+                if self._adjacent(f"{name}[{i}]", view, first, name, write):
+                    like, size = view[1:5], tiles.ELEMENTS[view.dtype][1]
+                else:
+                    items[i] = self._device.contiguous(items[i])
+                    view = self._view("", items[i], "")
+            addresses.append(view.address)
+        return self._long(name, Rows(addresses, first.shape[0], first.dtype, items))
 
-    def _checked(self, name: str, views: list[tuple[str, View, Any]], write: bool) -> list[Row]:
-        first, rows = views[0][1], []
-        for label, view, item in views:
-            if view.dtype not in tiles.ELEMENTS:
-                raise TypeError(f"{label}: expected dtype {_checks.ELEMENT_TYPES}, got {view.dtype}")
-            if view.dtype != first.dtype:
-                raise TypeError(f"{label}: expected dtype {first.dtype} like {name}[0], got {view.dtype}")
-            if view.shape != first.shape:
-                raise ValueError(f"{label}: expected length {first.shape[0]} like {name}[0], got {view.shape[0]}")
-            size = tiles.ELEMENTS[view.dtype][1]
-            adjacent = view.shape[0] <= 1 or view.strides[0] == size
-            if write and not view.writeable:
-                raise ValueError(f"{label}: the array is read-only")
-            if write and not adjacent:
-                raise ValueError(f"{label}: elements of a row must be contiguous, got strides {view.strides}")
-            if view.address % size:
-                raise ValueError(f"{label}: elements must be aligned to their size")
-            owner = view.owner
-            if not adjacent:
-                owner = self._device.contiguous(item[0][item[1]] if isinstance(item, tuple) else item)
-                view = self._view(label, owner, "")
-            rows.append(Row(view.address, view.shape[0], view.dtype, owner))
-        if rows[0].length == 0:
+    def _adjacent(self, label: str, row: View, first: View, name: str, write: bool, step: int = 0) -> bool:
+        """Whether the elements of a row are next to each other, or of rows so many bytes apart; all else is checked."""
+        if row.dtype not in tiles.ELEMENTS:
+            raise TypeError(f"{label}: expected dtype {_checks.ELEMENT_TYPES}, got {row.dtype}")
+        if row.dtype != first.dtype:
+            raise TypeError(f"{label}: expected dtype {first.dtype} like {name}[0], got {row.dtype}")
+        if row.shape != first.shape:
+            raise ValueError(f"{label}: expected length {first.shape[0]} like {name}[0], got {row.shape[0]}")
+        size = tiles.ELEMENTS[row.dtype][1]
+        adjacent = row.strides[-1] == size or row.shape[-1] <= 1
+        if write and not row.writeable:
+            raise ValueError(f"{label}: the array is read-only")
+        if write and not adjacent:
+            raise ValueError(f"{label}: elements of a row must be contiguous, got strides {row.strides[-1:]}")
+        if (row.address | step) % size:
+            raise ValueError(f"{label}: elements must be aligned to their size")
+        return adjacent
+
+    @staticmethod
+    def _long(name: str, rows: Rows) -> Rows:
+        if rows.length == 0:
             raise ValueError(f"{name}: rows have length 0")
         return rows
 
     @staticmethod
-    def _require(name: str, rows: Sequence[Row], like: str, dtype: str, count: int, length: int) -> None:
-        if (dtype, rows[0].dtype) not in tiles.PAIRS:
-            raise TypeError(f"{name}: expected dtype {dtype} like {like}, got {rows[0].dtype}")
+    def _require(name: str, rows: Rows, like: str, dtype: str, count: int, length: int) -> None:
+        if (dtype, rows.dtype) not in tiles.PAIRS:
+            raise TypeError(f"{name}: expected dtype {dtype} like {like}, got {rows.dtype}")
         if len(rows) != count:
             raise ValueError(f"{name}: expected {count} rows, got {len(rows)}")
-        if rows[0].length != length:
-            raise ValueError(f"{name}: expected length {length}, got {rows[0].length}")
+        if rows.length != length:
+            raise ValueError(f"{name}: expected length {length}, got {rows.length}")
 
     @staticmethod
-    def _refuse_overlap(out: Sequence[Row], name: str, inputs: Sequence[Row]) -> None:
-        starts = sorted(row.address for row in out)
-        size = out[0].length * out[0].size
-        if any(b < a + size for a, b in itertools.pairwise(starts)):
+    def _refuse_overlap(out: Rows, name: str, inputs: Rows) -> None:
+        size, (begin, end), (first, last) = out.length * out.size, out.bounds(), inputs.bounds()
+        if out.distance() < size:
             raise ValueError("out: rows overlap each other in memory")
-        for q, row in enumerate(inputs):
-            after = bisect.bisect_left(starts, row.address + row.length * row.size)
-            if after and row.address < starts[after - 1] + size:
+        if last <= begin or end <= first:
+            return
+        starts = sorted(out.addresses)
+        for q, address in enumerate(inputs.addresses):
+            after = bisect.bisect_left(starts, address + inputs.length * inputs.size)
+            if after and address < starts[after - 1] + size:
                 raise ValueError(f"out: overlaps {name} row {q} in memory")
 
     @staticmethod
@@ -131,28 +174,22 @@ class Calls(Launches):
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
-    def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
-        kind = inputs[0].dtype
-        kernel = tiles.choose(kind, out[0].dtype, len(out), len(inputs))
-        coefficients = np.zeros((len(inputs), kernel.layers(len(out)) * kernel.rows), wide_type(kind))
-        coefficients[:, : len(out)] = matrix.T
-        given = coefficients.reshape(-1).view(np.uint8)
-        if kernel.argument == "Items":
-            padded = np.concatenate([given, np.zeros(-len(given) % 8, np.uint8)])
-            there = self._write(padded)
-            return self._launch_items(kernel, inputs, out, there.address, 0, mode)
-        argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-        table, at = argument[tiles.ARGUMENT_BYTES - tiles.TABLE_BYTES :], tiles.coefficients_at(len(inputs), len(out))
-        addresses = [row.address for row in (*inputs, *out)]
-        table[: 8 * len(addresses)].view(np.uint64)[:] = addresses
-        table[at : at + len(given)] = given
-        return self._start(kernel, argument, inputs, out, mode, 1)
+    def _combine(self, matrix: Matrix, inputs: Rows, out: Rows, mode: int) -> None:
+        P, Q = matrix.shape
+        kernel, stride, wide, tables = _layout(inputs.dtype, out.dtype, P, Q)
+        coefficients = np.zeros((Q, stride), wide)
+        coefficients[:, :P] = matrix.T
+        if tables is not None:
+            rest = tables.pack(*inputs.addresses, *out.addresses, coefficients.tobytes())
+            return self._start(kernel, rest, inputs, out, mode)
+        there = self._write(coefficients.tobytes())
+        return self._launch_items(kernel, inputs, out, there.address, 0, mode)
 
     def lincomb(
         self, coefficients: Any, inputs: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
     ) -> Any:
         rows = self._rows("inputs", inputs)
-        kind, length = rows[0].dtype, rows[0].length
+        kind, length = rows.dtype, rows.length
         matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(wide_type(kind)))
         if matrix.shape[1] != len(rows):
             raise ValueError(
@@ -169,45 +206,45 @@ class Calls(Launches):
         self._combine(matrix, rows, results, ACCUMULATE if accumulate else STORE)
         return out
 
-    def _result(self, value: Any, length: int, kind: str, like: Any) -> tuple[Any, list[Row]]:
+    def _result(self, value: Any, length: int, kind: str, like: Any) -> tuple[Any, Rows]:
         out = self._device.empty((length,), kind, like) if value is None else value
-        return out, self._checked("out", [("out", self._vector("out", out), out)], True)
+        view = self._vector("out", out)
+        self._adjacent("out", view, view, "out", True)
+        return out, self._long("out", Rows([view.address], view.shape[0], view.dtype, out))
 
     def encode(
         self, coefficients: Any, gradients: Any, out: Any = None, accumulate: bool = False, threads: int | None = None
     ) -> Any:
         rows = self._rows("gradients", gradients)
-        kind = rows[0].dtype
+        kind = rows.dtype
         matrix = _arguments.coefficients("coefficients", coefficients, np.dtype(wide_type(kind)))
         if len(matrix) != len(rows):
             raise ValueError(
                 f"coefficients: expected {len(rows)} rows, one for each gradient, got shape {matrix.shape}"
             )
         self._allow(threads)
-        length = _segments.block_length(rows[0].length, matrix.shape[1])
+        m, length = matrix.shape[1], _segments.block_length(rows.length, matrix.shape[1])
         if out is None and accumulate:
             raise ValueError("out: must be given to accumulate into")
         out, results = self._result(out, length, kind, gradients)
         self._require("out", results, "gradients", kind, 1, length)
         self._refuse_overlap(results, "gradients", rows)
-
-        def run(c: Any, inputs: Any, outputs: Any, adds: bool) -> None:
-            self._combine(c, inputs, outputs, ACCUMULATE if adds else STORE)
-
-        _segments.encode(run, matrix, rows, results[0], bool(accumulate))  # type: ignore[arg-type]
+        for columns, present in _segments.segments(rows.length, m):
+            inputs, result = _blocks(rows, columns, length, present), _blocks(results, columns, length, 1)
+            self._combine(matrix[:, :present].reshape(1, -1), inputs, result, ACCUMULATE if accumulate else STORE)
         return out
 
     def decode(self, weights: Any, messages: Any, length: int, out: Any = None, threads: int | None = None) -> Any:
         weight_items, message_items = _arguments.groups(weights, messages)
         total = _arguments.positive("length", length)
-        groups: list[list[Row]] = []
+        groups: list[Rows] = []
         matrices: list[npt.NDArray[np.float64]] = []
         for g, (weight, message) in enumerate(zip(weight_items, message_items, strict=True)):
             rows = self._rows(f"messages[{g}]", message)
             groups.append(rows)
-            kind = groups[0][0].dtype
-            if rows[0].dtype != kind:
-                raise TypeError(f"messages[{g}]: expected dtype {kind} like messages[0], got {rows[0].dtype}")
+            kind = groups[0].dtype
+            if rows.dtype != kind:
+                raise TypeError(f"messages[{g}]: expected dtype {kind} like messages[0], got {rows.dtype}")
             matrix = _arguments.coefficients(f"weights[{g}]", weight, np.dtype(wide_type(kind)))
             matrices.append(matrix)
             expected = (len(matrices[0]), len(rows))
@@ -216,17 +253,18 @@ class Calls(Launches):
             block = _segments.block_length(total, expected[0])
             self._require(f"messages[{g}]", rows, "messages[0]", kind, len(rows), block)
         self._allow(threads)
-        kind = groups[0][0].dtype
+        kind = groups[0].dtype
         out, results = self._result(out, total, kind, message_items[0])
         self._require("out", results, "messages", kind, 1, total)
         for g, rows in enumerate(groups):
             self._refuse_overlap(results, f"messages[{g}]", rows)
         m, block = len(matrices[0]), _segments.block_length(total, len(matrices[0]))
+        stretches = _segments.segments(total, m)
 
-        def group(g: int, result: Sequence[Row], mode: int) -> None:
-            for columns, present in _segments.segments(total, m):
-                blocks = [result[0][u * block + columns.start : u * block + columns.stop] for u in range(present)]
-                self._combine(matrices[g][:present], [message[columns] for message in groups[g]], blocks, mode)
+        def group(g: int, result: Rows, mode: int) -> None:
+            for columns, present in stretches:
+                inputs, blocks = _blocks(groups[g], columns, block, 1), _blocks(result, columns, block, present)
+                self._combine(matrices[g][:present], inputs, blocks, mode)
 
         self._tree(len(groups), group, results, kind)
         return out

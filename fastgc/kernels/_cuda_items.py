@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastgc.kernels import _cuda_tiles as tiles
-from fastgc.kernels._cuda_launches import ACCUMULATE, STORE, Bytes, Launches, Matrix, Row, View, Work
+from fastgc.kernels._cuda_launches import ACCUMULATE, STORE, Launches, Matrix, Rows, View, Work
 
 __all__ = ["Notes", "Recorded"]
 
@@ -56,10 +56,10 @@ class Notes:
         """New arrays may lie where those so far do, as launches follow each other."""
         self._taken = 0
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Bytes) -> None:
+    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: bytes) -> None:
         number = self._kernels.setdefault((kernel, threads, shared), len(self._kernels))
         head = HEAD if isinstance(kernel, tiles.Lincomb) else -1
-        words = np.trim_zeros(argument.view(np.int64), "b").tolist()
+        words = np.trim_zeros(np.frombuffer(argument, np.int64), "b").tolist()
         self._words += [number, *work, head, len(argument), len(words), *words]
 
     def attributes(self, compiled: Callable[[tuple[tiles.Kernel, ...]], str]) -> dict[str, Any]:
@@ -105,9 +105,9 @@ class Recorded(Launches):
             self._placed += [np.full(begin - at, self.zero, np.int64), block.reshape(-1)]
         return found
 
-    def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
-        kind = inputs[0].dtype
-        kernel = tiles.choose(kind, out[0].dtype, len(out), len(inputs), "Items")
+    def _combine(self, matrix: Matrix, inputs: Rows, out: Rows, mode: int) -> None:
+        kind = inputs.dtype
+        kernel = tiles.choose(kind, out.dtype, len(out), len(inputs), "Items")
         stride = kernel.layers(len(out)) * kernel.rows
         block = np.full((len(inputs), stride), self.zero, np.int64)
         block[:, : len(out)] = matrix.T
@@ -116,19 +116,19 @@ class Recorded(Launches):
         apart = block.size * size if self._own else 0  # and then there is one block
         self._launch_items(kernel, inputs, out, coefficients, apart, mode)
 
-    def lincomb(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], accumulate: bool) -> None:
+    def lincomb(self, matrix: Matrix, inputs: Rows, out: Rows, accumulate: bool) -> None:
         """See `fastgc.kernels.lincomb`."""
         self._combine(matrix, inputs, out, ACCUMULATE if accumulate else STORE)
 
-    def stretch(self, out: Sequence[Row], groups: Iterable[tuple[Matrix, Sequence[Row]]]) -> None:
+    def stretch(self, out: Rows, groups: Iterable[tuple[Matrix, Rows]]) -> None:
         """Rows, each the sum over groups of what a matrix makes of rows, added up as `fastgc.kernels.decode` does."""
         given = list(groups)
 
-        def group(g: int, result: Sequence[Row], mode: int) -> None:
+        def group(g: int, result: Rows, mode: int) -> None:
             self._combine(*given[g], result, mode)
 
         self.notes.reuse()
-        self._tree(len(given), group, out, given[0][1][0].dtype)
+        self._tree(len(given), group, out, given[0][1].dtype)
 
     def invert(self, generator: View, patterns: View, weights: View, flags: View) -> None:
         """See `fastgc.kernels._cuda_calls.Calls.invert`."""

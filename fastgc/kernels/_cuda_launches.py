@@ -6,25 +6,24 @@ it has at hand; `fastgc.kernels._cuda_items` notes the launches for a program th
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from fastgc.kernels import _cuda_tiles as tiles
 
-Bytes = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[Any]
 STORE, ACCUMULATE, ADD = range(3)  # enum Mode
 MOST_ITEMS = 65535  # in the grid's last axis
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """An array in a device's memory: where it is, not what is in it. Strides are in bytes."""
 
     address: int
@@ -58,43 +57,79 @@ class Device(Protocol):
         """A new array, of the kind of `like`, that lives as long as what was launched may use it."""
         ...
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Bytes) -> None:
+    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: bytes) -> None:
         """Start a kernel on the current stream."""
         ...
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of numbers next to each other, the same of every item ``apart`` bytes from that of the one before."""
+class Rows:
+    """Rows of one length and element type: numbers next to each other, from each of ``addresses`` on.
 
-    address: int
-    length: int
-    dtype: str
-    owner: Any = None
-    apart: int = 0
+    Where a launch is for many items, ``apart`` says of each row how far it is to the same of the next item, in bytes.
+    """
 
-    @property
-    def size(self) -> int:
-        return tiles.ELEMENTS[self.dtype][1]
+    __slots__ = ("addresses", "apart", "dtype", "length", "owner", "size")
+
+    def __init__(
+        self, addresses: Sequence[int], length: int, dtype: str, owner: Any = None, apart: Sequence[int] = ()
+    ) -> None:
+        self.addresses, self.length, self.dtype, self.owner, self.apart = addresses, length, dtype, owner, apart
+        self.size = tiles.ELEMENTS[dtype][1]
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.addresses)
 
-    def __getitem__(self, columns: slice) -> Row:
-        begin, end, _ = columns.indices(self.length)
-        return Row(self.address + begin * self.size, end - begin, self.dtype, self.owner, self.apart)
+    def row(self, p: int) -> Rows:
+        """One of them."""
+        return Rows([self.addresses[p]], self.length, self.dtype, self.owner, self.apart[p : p + 1])
+
+    def __add__(self, other: Rows) -> Rows:
+        """These rows and others like them."""
+        addresses, apart = [*self.addresses, *other.addresses], [*self.apart, *other.apart]
+        return Rows(addresses, self.length, self.dtype, (self.owner, other.owner), apart)
+
+    def bounds(self) -> tuple[int, int]:
+        """Where the memory of all begins and ends."""
+        addresses, size = self.addresses, self.length * self.size
+        if not isinstance(addresses, range):
+            return min(addresses), max(addresses) + size
+        first, last = addresses[0], addresses[-1]
+        return (first, last + size) if first < last else (last, first + size)
+
+    def distance(self) -> float:
+        """The smallest from one row's begin to another's."""
+        if isinstance(self.addresses, range):
+            return abs(self.addresses.step)
+        starts = sorted(self.addresses)
+        return min(map(operator.sub, starts[1:], starts), default=math.inf)
+
+    def offset(self) -> int:
+        """Bytes from the begin of a line to that of a row; -1 if they are not the same of all rows and items."""
+        addresses, first = self.addresses, self.addresses[0]
+        steps = (addresses.step,) if isinstance(addresses, range) else {at - first for at in addresses}
+        for step in itertools.chain(steps, self.apart) if self.apart else steps:
+            if step % tiles.LINE:
+                return -1
+        return first % tiles.LINE
 
 
-def _head(rows: Sequence[Row]) -> int:
+def spaced(first: int, count: int, step: int) -> Sequence[int]:
+    """So many addresses, each ``step`` bytes after the one before: a range, of which the ends tell nearly all."""
+    return range(first, first + count * step, step) if count > 1 and step else [first] * count
+
+
+def _head(rows: Sequence[Rows]) -> int:
     """Columns before the first where every row begins a line; -1 if there is none."""
-    smallest = min(rows, key=lambda row: row.size)
-    if any(row.apart % tiles.LINE for row in rows):
-        return -1  # not the same in the next item
-    head = -smallest.address % tiles.LINE // smallest.size
+    offsets = [each.offset() for each in rows]
+    if not any(offsets):
+        return 0
+    begins = [(each.size, offset) for each, offset in zip(rows, offsets, strict=True)]
+    size, offset = min(begins)
+    head = -offset % tiles.LINE // size
     for _ in range(2):  # rows of wider elements may begin a line half as far again
-        if all((row.address + head * row.size) % tiles.LINE == 0 for row in rows):
+        if all(begin >= 0 and (begin + head * each) % tiles.LINE == 0 for each, begin in begins):
             return head
-        head += tiles.LINE // smallest.size
+        head += tiles.LINE // size
     return -1
 
 
@@ -104,7 +139,7 @@ def wide_type(kind: str) -> str:
 
 
 class Launches(ABC):
-    """Launches on a device, with `Row` for rows; a subclass says where coefficients are."""
+    """Launches on a device, with `Rows`; a subclass says where coefficients are."""
 
     def __init__(self, device: Device, ones: Matrix) -> None:
         """`ones`: the 1 x 2 matrix that adds two rows."""
@@ -113,42 +148,32 @@ class Launches(ABC):
         self._items = 1
 
     @abstractmethod
-    def _combine(self, matrix: Matrix, inputs: Sequence[Row], out: Sequence[Row], mode: int) -> None:
+    def _combine(self, matrix: Matrix, inputs: Rows, out: Rows, mode: int) -> None:
         """Combinations of rows, by a kernel for `lincomb`."""
 
     def _launch_items(
-        self,
-        kernel: tiles.Lincomb,
-        inputs: Sequence[Row],
-        out: Sequence[Row],
-        coefficients: int,
-        apart: int,
-        mode: int,
+        self, kernel: tiles.Lincomb, inputs: Rows, out: Rows, coefficients: int, apart: int, mode: int
     ) -> None:
         """Launch a kernel for `Items`, with coefficients in the device's memory, ``apart`` bytes an item."""
-        rows = [*inputs, *out]
-        room = tiles.items_bytes(len(inputs), len(out))
+        rows = [
+            row for each in (inputs, out) for row in zip(each.addresses, each.apart or [0] * len(each), strict=True)
+        ]
+        fits = tiles.items_bytes(len(inputs), len(out)) <= tiles.ITEMS_BYTES
         for first in range(0, self._items, MOST_ITEMS):
-            argument = np.zeros(tiles.ARGUMENT_BYTES, np.uint8)
-            table, there = argument[tiles.ARGUMENT_BYTES - tiles.ITEMS_BYTES :], None
-            if room > tiles.ITEMS_BYTES:
-                table = np.zeros(room, np.uint8)
-            table[:room].view(np.int64)[:] = [n for row in rows for n in (row.address + first * row.apart, row.apart)]
-            if room > tiles.ITEMS_BYTES:
-                there = self._write(table)
-            address = 0 if there is None else there.address
-            struct.pack_into("<QQq", argument.data, 32, address, coefficients + first * apart, apart)
-            self._start(kernel, argument, inputs, out, mode, min(MOST_ITEMS, self._items - first))
+            table = struct.pack(f"<{2 * len(rows)}q", *(n for at, far in rows for n in (at + first * far, far)))
+            there = None if fits else self._write(table)
+            rest = struct.pack("<QQq8x", there.address if there else 0, coefficients + first * apart, apart)
+            items = min(MOST_ITEMS, self._items - first)
+            self._start(kernel, rest + table if fits else rest, inputs, out, mode, items)
 
-    def _start(
-        self, kernel: tiles.Lincomb, argument: Bytes, inputs: Sequence[Row], out: Sequence[Row], mode: int, items: int
-    ) -> None:
-        """Launch, with what both kinds of arguments begin with."""
-        length = inputs[0].length
-        head = _head([*inputs, *out])
+    def _start(self, kernel: tiles.Lincomb, rest: bytes, inputs: Rows, out: Rows, mode: int, items: int = 1) -> None:
+        """Launch, with an argument that is what all begin with, and the rest."""
+        length = inputs.length
+        head = _head([inputs, out])
         if head >= length:
             head = -1
-        struct.pack_into("<qqiii", argument.data, 0, length, head, len(out), len(inputs), mode)
+        begin = struct.pack("<qqiii4x", length, head, len(out), len(inputs), mode)
+        argument = (begin + rest).ljust(tiles.ARGUMENT_BYTES, b"\0")
         wide_tiles = (head > 0) + -(-(length - max(head, 0)) // kernel.columns)
         work = Work(wide_tiles, kernel.layers(len(out)), items)
         self._device.launch(kernel, work, kernel.threads, kernel.shared, argument)
@@ -159,49 +184,47 @@ class Launches(ABC):
         assert view is not None  # the device's own
         return view
 
-    def _write(self, table: Bytes) -> View:
+    def _write(self, table: bytes) -> View:
         """Tables in the device's memory, which is the caller's to hold."""
+        table = table.ljust(-(-len(table) // 8) * 8, b"\0")
         there = self._room((len(table) // 8,), "float64")
         for begin in range(0, len(table), tiles.PIECE_BYTES):
             piece = table[begin : begin + tiles.PIECE_BYTES]
-            argument = np.zeros(tiles.PIECE_BYTES + 16, np.uint8)
-            struct.pack_into("<Qq", argument.data, 0, there.address + begin, len(piece) // 8)
-            argument[16 : 16 + len(piece)] = piece
+            argument = struct.pack("<Qq", there.address + begin, len(piece) // 8) + piece.ljust(
+                tiles.PIECE_BYTES, b"\0"
+            )
             self._device.launch(tiles.PIECE, Work(1), tiles.PIECE.threads, 0, argument)
         return there
 
-    def _tree(
-        self, groups: int, group: Callable[[int, Sequence[Row], int], None], out: Sequence[Row], kind: str
-    ) -> None:
+    def _tree(self, groups: int, group: Callable[[int, Rows, int], None], out: Rows, kind: str) -> None:
         """The groups' results, added up as `fastgc.kernels.decode` says: in the type computed in.
 
         ``group(g, rows, mode)`` makes the result of a group of messages of the element type `kind`.
         """
         wide = wide_type(kind)
 
-        def buffer() -> list[Row]:
-            length = len(out[0])
-            item = len(out) * length
-            there, size = self._room((self._items * item,), wide), tiles.ELEMENTS[wide][1]
-            apart = item * size if self._items > 1 else 0
-            return [Row(there.address + p * length * size, length, wide, there, apart) for p in range(len(out))]
+        def buffer() -> Rows:
+            count, row = len(out), out.length * tiles.ELEMENTS[wide][1]
+            there = self._room((self._items * count * out.length,), wide)
+            apart = [count * row if self._items > 1 else 0] * count
+            return Rows(spaced(there.address, count, row), out.length, wide, there, apart)
 
-        def tree(lo: int, hi: int, result: Sequence[Row]) -> None:
+        def tree(lo: int, hi: int, result: Rows) -> None:
             if hi - lo == 1:
                 return group(lo, result, STORE)
             middle = (lo + hi) // 2
-            into = result[0].dtype == wide
+            into = result.dtype == wide
             left = result if into else buffer()
             tree(lo, middle, left)
             if hi - middle == 1 and into:
                 return group(middle, result, ADD)  # added where it is made
             right = buffer()
             tree(middle, hi, right)
-            for p, row in enumerate(result):
+            for p in range(len(result)):
                 if into:
-                    self._combine(self._ones[:, :1], [right[p]], [row], ADD)
+                    self._combine(self._ones[:, :1], right.row(p), result.row(p), ADD)
                 else:
-                    self._combine(self._ones, [left[p], right[p]], [row], STORE)
+                    self._combine(self._ones, left.row(p) + right.row(p), result.row(p), STORE)
             return None
 
         tree(0, groups, out)
@@ -214,7 +237,6 @@ class Launches(ABC):
         if kernel.width == 0:
             blocks = min(blocks, tiles.ROOMS)
             work = self._room((blocks * tiles.inversion_numbers(k),), "float64")
-        argument = np.zeros(56, np.uint8)
         addresses = [0 if view is None else view.address for view in (generator, patterns, weights, flags, work)]
-        struct.pack_into("<QQQQQqii", argument.data, 0, *addresses, count, n, k)
+        argument = struct.pack("<QQQQQqii", *addresses, count, n, k)
         self._device.launch(kernel, Work(blocks), kernel.threads, kernel.shared, argument)

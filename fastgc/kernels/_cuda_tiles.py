@@ -41,7 +41,8 @@ THREADS = 256  # a block; two of them share a multiprocessor's registers, 128 ea
 ROWS = (1, 4, 8, 16)  # missing rows cost arithmetic, of which there is plenty where memory is the limit
 
 
-@dataclass(frozen=True)
+# Compared by identity, as `choose` and `kernels` make each once: a launch looks its kernel up in a tenth of the time.
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """An instance of a template. ``name`` is that of its entry point, ``body`` the instance."""
 
@@ -62,7 +63,7 @@ class Kernel:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lincomb(Kernel):
     """A kernel for `lincomb`. A block makes tiles of ``rows`` by ``columns``."""
 
@@ -127,7 +128,7 @@ SHARED_BYTES = 48 * 1024  # that every device gives a block without being asked
 ROOMS = 256  # patterns that have room in the device's memory at once: about as many blocks as a device runs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inversion(Kernel):
     """A kernel for `decoding_weights`, with ``lanes`` for each pattern of at most ``width`` rows; 0 for any number."""
 
@@ -171,7 +172,7 @@ def kernels() -> Iterator[Kernel]:
     """Every kernel that a call may choose."""
     for inputs, out in PAIRS:
         for rows in ROWS:
-            yield lincomb(inputs, out, rows)
+            yield lincomb(inputs, out, rows, "Call")
             yield lincomb(inputs, out, rows, "Items")
     yield PIECE
     for width in (*INVERSION_WIDTHS, 0):

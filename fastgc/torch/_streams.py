@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+from fastgc.kernels._cuda_streams import on_stream
 
 
 def on_current_stream(device: Any) -> AbstractContextManager[Any]:
@@ -24,7 +26,4 @@ def on_current_stream(device: Any) -> AbstractContextManager[Any]:
     except ImportError as error:
         raise ValueError(f"inputs: lie on {device}, and backend 'cuda' does not work here: {error}") from None
     stream = torch.cuda.current_stream(device)
-    stack = ExitStack()
-    stack.enter_context(cupy.cuda.Device(stream.device_index))
-    stack.enter_context(cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index))
-    return stack
+    return on_stream(cupy, stream.cuda_stream, stream.device_index)

@@ -379,7 +379,10 @@ def test_shapes_alone_are_refused_in_the_same_words(name: str, kind: type[Except
         call()
 
 
-def test_kernels_on_a_device_keep_their_place_in_pytorchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("protocol", [False, True], ids=["before CuPy 14", "CuPy 14"])
+def test_kernels_on_a_device_keep_their_place_in_pytorchs_stream(
+    monkeypatch: pytest.MonkeyPatch, protocol: bool
+) -> None:
     """With stand-ins for CuPy and for the stream: that the current one is taken, and left again."""
     entered: list[tuple[Any, ...]] = []
 
@@ -393,12 +396,22 @@ def test_kernels_on_a_device_keep_their_place_in_pytorchs_stream(monkeypatch: py
         def __exit__(self, *error: Any) -> None:
             entered.append(("left", *self.what))
 
-    cuda = SimpleNamespace(Device=Recorder, ExternalStream=Recorder)
+    cuda = SimpleNamespace(Device=Recorder, device=SimpleNamespace(get_device_id=lambda: current[0]))
+    cuda.get_current_stream = lambda: SimpleNamespace(ptr=current[1])
+    current = [0, 77]
+    if protocol:  # of streams, which tells no device
+        cuda.Stream = SimpleNamespace(from_external=lambda stream: Recorder(*stream.__cuda_stream__()))
+    else:
+        cuda.ExternalStream = Recorder
+    into = (0, 77) if protocol else (77, 1)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(device_index=1, cuda_stream=77))
     with on_current_stream(torch.device("cuda", 1)):
-        assert entered == [(1,), (77, 1)]
-    assert entered[2:] == [("left", 77, 1), ("left", 1)]
+        assert entered == [(1,), into]
+    assert entered[2:] == [("left", *into), ("left", 1)]
+    current[0] = 1  # where both are the current ones, there is nothing to enter
+    with on_current_stream(torch.device("cuda", 1)):
+        assert len(entered) == 4
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ValueError, match="inputs: lie on cuda:1, and backend 'cuda' does not work here"):
         on_current_stream(torch.device("cuda", 1))

@@ -128,7 +128,7 @@ class Host:
         ranges = np.array([[*bounds, write] for bounds, write in self._ranges.items()], np.uint64)
         aligned = np.empty(len(argument) + 16, np.uint8)
         start = -aligned.ctypes.data % 16
-        aligned[start : start + len(argument)] = argument
+        aligned[start : start + len(argument)] = np.frombuffer(argument, np.uint8)
         loaded = library()
         error = loaded.launch(
             ctypes.cast(getattr(loaded, kernel.name), ctypes.c_void_p),

@@ -148,3 +148,7 @@ def test_arrays_on_the_host_are_refused(cupy):
         kernels.lincomb([[1.0]], np.ones((1, 3)), backend="cuda")
     with pytest.raises(TypeError, match="expected an array of CuPy"):
         kernels.lincomb([[1.0]], cupy.ones((1, 3)), np.ones((1, 3)))
+    with pytest.raises(TypeError, match=r"inputs\[1\]: expected an array of CuPy"):
+        kernels.lincomb([[1.0, 1.0]], [cupy.ones(3), np.ones(3)])
+    with pytest.raises(TypeError, match=r"messages\[1\]: expected an array of CuPy"):
+        kernels.decode([[[1.0]]] * 2, [cupy.ones((1, 3)), np.ones((1, 3))], 3)

@@ -134,6 +134,31 @@ def test_rows_by_stride_and_in_any_order():
     assert same_bits(run.lincomb(c, np.broadcast_to(x[0], x.shape)), kernels.lincomb(c, [x[0]] * 4))
 
 
+def test_rows_are_judged_by_their_ends_as_one_by_one():
+    """Bounds, distances, alignment and overlaps of ranges are those of the same addresses in a list."""
+    rng = np.random.default_rng(8)
+    forms = [_cuda_launches.spaced(first, count, step) for first in (4096, 4100) for count in (1, 2, 5)
+             for step in (-96, -48, -40, 0, 4, 36, 40, 48, 64)]  # fmt: skip
+    lists = [rng.permutation(list(form)).tolist() for form in forms]
+    for form, mixed in zip(forms, lists, strict=True):
+        ours, theirs = (_cuda_launches.Rows(addresses, 10, "float32") for addresses in (form, mixed))
+        assert (ours.bounds(), ours.distance() >= 40) == (theirs.bounds(), theirs.distance() >= 40)
+        assert ours.offset() == theirs.offset() == (form[0] % 16 if len({a % 16 for a in form}) == 1 else -1)
+        assert [ours.row(p).offset() for p in range(len(form))] == [a % 16 for a in form]
+        for other in forms:
+            rows = _cuda_launches.Rows([a + 200 for a in other], 10, "float32")
+            alone = all(abs(a - b) >= 40 for i, a in enumerate(form) for b in form[:i])
+            apart = all(abs(a - b) >= 40 for a in form for b in rows.addresses)
+            for out in (ours, theirs):
+                try:
+                    _cuda_calls.Calls._refuse_overlap(out, "inputs", rows)
+                    found = ""
+                except ValueError as error:
+                    found = str(error)
+                assert found.startswith("" if alone and apart else "out: overlaps" if alone else "out: rows overlap")
+                assert bool(found) == (not (alone and apart))
+
+
 @pytest.mark.parametrize("half", [np.dtype(np.float16), BF16], ids=str)
 def test_every_half_widens_and_every_float_rounds(half):
     run, device = calls()

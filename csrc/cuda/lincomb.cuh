@@ -241,10 +241,9 @@ FASTGC_DEVICE void columns(const Tables& tables, int rows, int inputs, int mode,
     using T = Compute<In>;
     using Held = typename At::template Held<In>;
     constexpr int V = At::kColumns;
-    constexpr int kRoom = 4 * Tables::kRegisters / V - R * static_cast<int>(sizeof(T));
-    constexpr int kAhead = kRoom >= 8 * static_cast<int>(sizeof(In))   ? 4
-                           : kRoom >= 4 * static_cast<int>(sizeof(In)) ? 2
-                                                                       : 1;
+    // Registers of the sums, and of an input on its way, with its address.
+    constexpr int kSums = R * V * sizeof(T) / 4, kInput = V * sizeof(In) < 16 ? 4 : V * sizeof(In) / 4;
+    constexpr int kRoom = (Tables::kRegisters - kSums) / (2 * kInput), kAhead = kRoom >= 4 ? 4 : kRoom >= 2 ? 2 : 1;
     const int first = static_cast<int>(blockIdx.x) * R;
     T sums[R][V];
 #pragma unroll

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from bench import gpu_report
+from bench.end_to_end import LENGTHS as WHOLE_LENGTHS
 from bench.end_to_end import SCHEMES
 from bench.environment import machine
 from fastgc import kernels
@@ -265,11 +266,11 @@ def decode(cupy: Any, code: GradientCode, length: int) -> dict[str, float]:
     return times(cupy, calls)
 
 
-def end_to_end(cupy: Any, lengths: Sequence[int]) -> Iterator[Record]:
+def end_to_end(cupy: Any) -> Iterator[Record]:
     """Encode and decode under every scheme, of lengths that every reduction divides."""
     for scheme, make in SCHEMES.items():
         code = make()
-        for length in (length // 12 * 12 for length in lengths):
+        for length in (length // 12 * 12 for length in WHOLE_LENGTHS):
             for suite, run in (("encode", encode), ("decode", decode)):
                 yield {"suite": suite, "scheme": scheme, "length": length, "seconds": run(cupy, code, length)}
                 cupy.get_default_memory_pool().free_all_blocks()
@@ -295,7 +296,7 @@ def main() -> int:
         "lincomb": lambda: lincombs(cupy, limit, options.lengths, options.types),
         "starts": lambda: (start(cupy, *shape) for shape in ((1, 1), (4, 4), (8, 8), (16, 16), (64, 64))),
         "weights": lambda: (weights(cupy, k) for k in SIZES),
-        "end to end": lambda: end_to_end(cupy, options.lengths),
+        "end to end": lambda: end_to_end(cupy),
     }
     found: dict[str, Any] = {
         "header": machine(),

@@ -18,12 +18,9 @@ struct BFloat16 {
     unsigned short bits;
 };
 
-// 16 bytes, the most that one instruction moves, and 8.
+// 16 bytes, which one instruction moves.
 struct alignas(16) Line {
     unsigned int words[4];
-};
-struct alignas(8) HalfLine {
-    unsigned int words[2];
 };
 
 // Two numbers, which one instruction moves.
@@ -37,11 +34,6 @@ FASTGC_DEVICE Line load_input(const Line* from) {
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
         : "=r"(line.words[0]), "=r"(line.words[1]), "=r"(line.words[2]), "=r"(line.words[3])
         : "l"(from));
-    return line;
-}
-FASTGC_DEVICE HalfLine load_input(const HalfLine* from) {
-    HalfLine line;
-    asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(line.words[0]), "=r"(line.words[1]) : "l"(from));
     return line;
 }
 FASTGC_DEVICE Index load_input(const Index* from) { return __ldg(from); }
@@ -74,14 +66,6 @@ FASTGC_DEVICE Line load(const Line* from) {
                  : "l"(from)
                  : "memory");
     return line;
-}
-FASTGC_DEVICE HalfLine load(const HalfLine* from) {
-    HalfLine line;
-    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(line.words[0]), "=r"(line.words[1]) : "l"(from) : "memory");
-    return line;
-}
-FASTGC_DEVICE void store(HalfLine* to, HalfLine line) {
-    asm volatile("st.global.v2.u32 [%0], {%1, %2};" : : "l"(to), "r"(line.words[0]), "r"(line.words[1]) : "memory");
 }
 FASTGC_DEVICE void store(Line* to, Line line) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"

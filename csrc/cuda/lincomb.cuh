@@ -26,17 +26,21 @@ enum Mode : int {
     kAdd          // out = out + chain, the plain sum of two finished results
 };
 
-// The one argument of a launch, as large as arguments may be on every device. fastgc/kernels/_cuda_launches.py writes
-// it. The tables are the addresses of the inputs, those of the outputs, and, from the next multiple of 16 bytes on, the
-// coefficients: of every input those of all rows, and zeros for those that the last layer lacks.
-constexpr int kArgumentBytes = 4096;
-struct Call {
+// The one argument of a launch. fastgc/kernels/_cuda_launches.py writes it. The tables are the addresses of the inputs,
+// those of the outputs, and, from the next multiple of 16 bytes on, the coefficients: of every input those of all rows,
+// and zeros for those that the last layer lacks.
+template <int Bytes>
+struct CallOf {
     Index length;  // of a row
     Index head;    // columns before the first where every row is aligned to a line; -1: they disagree
     int rows, inputs, mode, unused;
-    alignas(16) unsigned char own[kArgumentBytes - 32];
+    alignas(16) unsigned char own[Bytes - 32];
 };
-static_assert(sizeof(Call) == kArgumentBytes && sizeof(void*) == 8, "the layout is shared with Python");
+constexpr int kArgumentBytes = 4096, kLargeBytes = 32752;  // as large as arguments may be, and since CUDA 12.1
+using Call = CallOf<kArgumentBytes>;
+using LargeCall = CallOf<kLargeBytes>;
+static_assert(sizeof(Call) == kArgumentBytes && sizeof(LargeCall) == kLargeBytes && sizeof(void*) == 8,
+              "the layout is shared with Python");
 
 // The argument of a launch on many items at once, one in each layer of the grid, whose coefficients are in the device's
 // memory. The tables are, of every input and then of every output, its address in the first item and the bytes from
@@ -73,7 +77,7 @@ FASTGC_DEVICE void read_lines(const T* from, T (&to)[N], const Load& load_line) 
 // of R rows, a multiple of 4 or 1, are whole lines, or too few for one.
 template <class T>
 struct InArgument {
-    static constexpr int kRegisters = 96;  // that there are for sums and inputs
+    static constexpr int kRegisters = 96, kMost = 8;  // for sums and inputs, and of those at once
     const unsigned char* start;
     int inputs, rows;
     template <class E>
@@ -102,7 +106,7 @@ struct InMemory {
         unsigned char* address;
         Index apart;
     };
-    static constexpr int kRegisters = 80;  // addresses take more
+    static constexpr int kRegisters = 72, kMost = 4;  // as addresses take more
     const Row* start;
     const T* all;
     int inputs;
@@ -131,23 +135,13 @@ struct InMemory {
     }
 };
 
-template <int Bytes>
-struct WordOf {
-    using type = Line;
-};
-template <>
-struct WordOf<8> {
-    using type = HalfLine;
-};
-
-// V neighbours of a row in whole lines, or in half a line.
+// V neighbours of a row, in whole lines.
 template <class E, int V>
 struct Lines {
-    static constexpr int kEach = V * sizeof(E) < 16 ? V : 16 / sizeof(E), kCount = V / kEach;
-    using Word = typename WordOf<kEach * sizeof(E)>::type;
-    static_assert(sizeof(Word) == kEach * sizeof(E), "the neighbours are whole words");
+    static constexpr int kEach = 16 / sizeof(E), kCount = V / kEach;
+    static_assert(V % kEach == 0, "the neighbours are whole lines");
     union Piece {
-        Word word;
+        Line line;
         E elements[kEach];
         FASTGC_DEVICE Piece() {}
     };
@@ -165,16 +159,16 @@ struct AtLines {
     Index x;
     template <class E>
     FASTGC_DEVICE void read(const E* row, Held<E>& held) const {
-        const auto* const from = reinterpret_cast<const typename Held<E>::Word*>(row + x);
+        const auto* const from = reinterpret_cast<const Line*>(row + x);
 #pragma unroll
-        for (int i = 0; i < Held<E>::kCount; ++i) held.pieces[i].word = load_input(from + i);
+        for (int i = 0; i < Held<E>::kCount; ++i) held.pieces[i].line = load_input(from + i);
     }
     template <class E, class T>
     FASTGC_DEVICE void read_output(const E* row, T* values) const {
         Held<E> held;
-        const auto* const from = reinterpret_cast<const typename Held<E>::Word*>(row + x);
+        const auto* const from = reinterpret_cast<const Line*>(row + x);
 #pragma unroll
-        for (int i = 0; i < Held<E>::kCount; ++i) held.pieces[i].word = load(from + i);
+        for (int i = 0; i < Held<E>::kCount; ++i) held.pieces[i].line = load(from + i);
 #pragma unroll
         for (int v = 0; v < V; ++v) values[v] = widen(held[v]);
     }
@@ -183,9 +177,9 @@ struct AtLines {
         Held<E> held;
 #pragma unroll
         for (int v = 0; v < V; ++v) narrow(values[v], held[v]);
-        auto* const to = reinterpret_cast<typename Held<E>::Word*>(row + x);
+        auto* const to = reinterpret_cast<Line*>(row + x);
 #pragma unroll
-        for (int i = 0; i < Held<E>::kCount; ++i) store(to + i, held.pieces[i].word);
+        for (int i = 0; i < Held<E>::kCount; ++i) store(to + i, held.pieces[i].line);
     }
 };
 
@@ -237,62 +231,71 @@ struct Tiles {
 // -------------------------------------------------------------------------------------------------------------------
 
 template <class In, class Out, int R, class Tables, class At>
-FASTGC_DEVICE void columns(const Tables& tables, int rows, int inputs, int mode, const At at) {
+struct Columns {
     using T = Compute<In>;
     using Held = typename At::template Held<In>;
-    constexpr int V = At::kColumns;
-    // Registers of the sums, and of an input on its way, with its address.
-    constexpr int kSums = R * V * sizeof(T) / 4, kInput = V * sizeof(In) < 16 ? 4 : V * sizeof(In) / 4;
-    constexpr int kRoom = (Tables::kRegisters - kSums) / (2 * kInput), kAhead = kRoom >= 4 ? 4 : kRoom >= 2 ? 2 : 1;
+    static constexpr int V = At::kColumns;
+    // Inputs are asked for several at a time, as memory needs bytes on their way: as many as there are registers for
+    // beside the sums, and of 16 rows no more than 4.
+    static constexpr int kSums = R * V * sizeof(T) / 4, kLimit = R < 16 ? Tables::kMost : 4;
+    static constexpr int kRoom = (Tables::kRegisters - kSums) * 4 / static_cast<int>(V * sizeof(In));
+    static constexpr int kAhead = kRoom < 4 ? 2 : kRoom < 8 || kLimit < 8 ? 4 : 8;
+
+    const Tables& tables;
+    const At at;
     const int first = static_cast<int>(blockIdx.x) * R;
     T sums[R][V];
+
+    FASTGC_DEVICE Columns(const Tables& tables, const At& at) : tables(tables), at(at) {}
+
+    template <int N>
+    FASTGC_DEVICE void add(int q) {
+        Held held[N];
 #pragma unroll
-    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < N; ++i) at.read(tables.template input<In>(q + i), held[i]);
 #pragma unroll
-        for (int v = 0; v < V; ++v) sums[r][v] = T(-0.0);
-    if (mode == kAccumulate) {
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-            if (first + r >= rows) break;
-            at.read_output(tables.template output<Out>(first + r), sums[r]);
-        }
-    }
-    // Several inputs are on their way while those before them are added: memory needs to be asked early.
-    Held next[kAhead], now[kAhead];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i)
-        if (i < inputs) at.read(tables.template input<In>(i), next[i]);
-#pragma unroll 1
-    for (int q = 0; q < inputs; q += kAhead) {
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i) {
-            now[i] = next[i];
-            if (q + kAhead + i < inputs) at.read(tables.template input<In>(q + kAhead + i), next[i]);
-        }
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i) {
-            if (q + i >= inputs) break;
+        for (int i = 0; i < N; ++i) {
             T c[R];
             tables.template coefficients<R, At::kLines>((q + i) * static_cast<int>(gridDim.x) + blockIdx.x, c);
 #pragma unroll
             for (int r = 0; r < R; ++r)
 #pragma unroll
-                for (int v = 0; v < V; ++v) sums[r][v] = fused(c[r], widen(now[i][v]), sums[r][v]);
+                for (int v = 0; v < V; ++v) sums[r][v] = fused(c[r], widen(held[i][v]), sums[r][v]);
         }
     }
+
+    FASTGC_DEVICE void make(int rows, int inputs, int mode) {
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-        if (first + r >= rows) break;
-        Out* const out = tables.template output<Out>(first + r);
-        if (mode == kAdd) {
-            T before[V];
-            at.read_output(out, before);
+        for (int r = 0; r < R; ++r)
 #pragma unroll
-            for (int v = 0; v < V; ++v) sums[r][v] = sum(before[v], sums[r][v]);
+            for (int v = 0; v < V; ++v) sums[r][v] = T(-0.0);
+        if (mode == kAccumulate) {
+#pragma unroll
+            for (int r = 0; r < R; ++r) {
+                if (first + r >= rows) break;
+                at.read_output(tables.template output<Out>(first + r), sums[r]);
+            }
         }
-        at.write(out, sums[r]);
+        int q = 0;
+#pragma unroll 1
+        for (; q + kAhead <= inputs; q += kAhead) add<kAhead>(q);
+        if (kAhead > 4 && q + 4 <= inputs) add<4>(q), q += 4;
+        if (kAhead > 2 && q + 2 <= inputs) add<2>(q), q += 2;
+        if (q < inputs) add<1>(q);
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+            if (first + r >= rows) break;
+            Out* const out = tables.template output<Out>(first + r);
+            if (mode == kAdd) {
+                T before[V];
+                at.read_output(out, before);
+#pragma unroll
+                for (int v = 0; v < V; ++v) sums[r][v] = sum(before[v], sums[r][v]);
+            }
+            at.write(out, sums[r]);
+        }
     }
-}
+};
 
 // Layers are neighbours in the grid: those of a tile run at about the same time, and the inputs are read from memory
 // once for all of them.
@@ -304,17 +307,17 @@ FASTGC_DEVICE void layer(const Argument& call, const Tables& tables) {
         const Index begin = tiles.begin(tile), end = tiles.end(tile);
         if (by_lines && tiles.whole(tile)) {
             const AtLines<V> at{begin + static_cast<Index>(threadIdx.x) * V};
-            columns<In, Out, R>(tables, call.rows, call.inputs, call.mode, at);
+            Columns<In, Out, R, Tables, AtLines<V>>(tables, at).make(call.rows, call.inputs, call.mode);
         } else {
 #pragma unroll 1
             for (Index x = begin + threadIdx.x; x < end; x += Threads)
-                columns<In, Out, R>(tables, call.rows, call.inputs, call.mode, AtElement{x});
+                Columns<In, Out, R, Tables, AtElement>(tables, AtElement{x}).make(call.rows, call.inputs, call.mode);
         }
     }
 }
 
-template <class In, class Out, int R, int V, int Threads>
-FASTGC_DEVICE void lincomb(const Call& call) {
+template <class In, class Out, int R, int V, int Threads, int Bytes>
+FASTGC_DEVICE void lincomb(const CallOf<Bytes>& call) {
     layer<In, Out, R, V, Threads>(call, InArgument<Compute<In>>{call.own, call.inputs, call.rows});
 }
 
@@ -329,13 +332,12 @@ FASTGC_DEVICE void lincomb(const Items& call) {
 
 // Tables that no argument holds are written to the device's memory by launches that carry a piece each: unlike a copy
 // from the host's memory that needs nothing to outlive the call, and a graph can replay it.
-constexpr int kPieceBytes = 32 * 1024 - 32;  // with the rest as large as arguments may be since CUDA 12.1
 struct Piece {
     unsigned char* to;
     Index words;  // of 8 bytes
-    unsigned char bytes[kPieceBytes];
+    unsigned char bytes[kLargeBytes - 16];
 };
-static_assert(sizeof(Piece) == kPieceBytes + 16, "the layout is shared with Python");
+static_assert(sizeof(Piece) == kLargeBytes, "the layout is shared with Python");
 
 template <int Threads>
 FASTGC_DEVICE void write_piece(const Piece& piece) {

@@ -31,14 +31,15 @@ PAIRS = (
     ("bfloat16", "bfloat16"),
     ("bfloat16", "float32"),
 )
-ARGUMENT_BYTES = 4096  # what a launch may carry on every device
-TABLE_BYTES = ARGUMENT_BYTES - 32  # of it for the tables of a call: sizeof(Call::own)
+# What a launch may carry on every device, and with CUDA 12.1 or newer.
+ARGUMENT_BYTES, LARGE_BYTES = 4096, 32752
+TABLE_BYTES = {"Call": ARGUMENT_BYTES - 32, "LargeCall": LARGE_BYTES - 32}  # of it for tables: sizeof(Call::own)
 ITEMS_BYTES = ARGUMENT_BYTES - 64  # or of many items: sizeof(Items::own)
-PIECE_BYTES = 32 * 1024 - 32  # since CUDA 12.1
 LINE = 16  # bytes that a thread moves at once
 THREADS = 256  # a block; two of them share a multiprocessor's registers, 128 each
 
 ROWS = (1, 4, 8, 16)  # missing rows cost arithmetic, of which there is plenty where memory is the limit
+HALF_ROWS = ROWS[:-1]  # where a line has 8 columns, of which the sums of 16 rows would not fit the registers
 
 
 # Compared by identity, as `choose` and `kernels` make each once: a launch looks its kernel up in a tenth of the time.
@@ -53,6 +54,11 @@ class Kernel:
     blocks: int = 2  # that share a multiprocessor at least: bounds the registers
     shared: int = 0  # bytes of shared memory, where they do not depend on the call
     barriers: bool = False  # whether threads wait for each other
+
+    @property
+    def argument_bytes(self) -> int:
+        """The size of the argument, but for an `Inversion`."""
+        return LARGE_BYTES if self.argument in ("LargeCall", "Piece") else ARGUMENT_BYTES
 
     @property
     def entry(self) -> str:
@@ -77,15 +83,17 @@ class Lincomb(Kernel):
 
 @functools.cache
 def lincomb(inputs: str, out: str, rows: int, argument: str = "Call") -> Lincomb:
-    """The kernel with tiles of so many rows, one of `ROWS`, for a `Call` or for `Items`.
-
-    A thread makes whole lines of the narrower type, and of 16 rows of the type computed in: more sums have no room.
-    """
-    (kind, size, wide), (result, out_size, _) = ELEMENTS[inputs], ELEMENTS[out]
-    each = LINE // (min(size, out_size) if rows < 16 else wide)
-    name = f"{'lincomb' if argument == 'Call' else 'items'}_{inputs}_{out}_{rows}"
+    """The kernel with tiles of so many rows, one of `rows_of`, for a `Call`, a `LargeCall` or for `Items`."""
+    (kind, size, _), (result, out_size, _) = ELEMENTS[inputs], ELEMENTS[out]
+    each = LINE // min(size, out_size)  # a thread makes whole lines of the narrower type
+    name = f"{'lincomb' if argument == 'Call' else argument.lower()}_{inputs}_{out}_{rows}"
     body = f"lincomb<{kind}, {result}, {rows}, {each}, {THREADS}>"
     return Lincomb(name, body, argument, rows=rows, columns=each * THREADS)
+
+
+def rows_of(inputs: str, out: str) -> tuple[int, ...]:
+    """Rows of the tiles that there are for these element types."""
+    return HALF_ROWS if min(ELEMENTS[inputs][1], ELEMENTS[out][1]) == 2 else ROWS
 
 
 def table_bytes(inputs: str, count: int, rows: int, stride: int) -> int:
@@ -104,11 +112,12 @@ def items_bytes(count: int, rows: int) -> int:
 
 
 def choose(inputs: str, out: str, rows: int, count: int, argument: str = "Call") -> Lincomb:
-    """The kernel for so many rows made of ``count`` inputs: for `Items` where a `Call` has no room for its tables."""
-    kernel = lincomb(inputs, out, next((tile for tile in ROWS if rows <= tile), ROWS[-1]), argument)
-    if argument == "Call" and table_bytes(inputs, count, rows, kernel.layers(rows) * kernel.rows) > TABLE_BYTES:
-        return lincomb(inputs, out, kernel.rows, "Items")
-    return kernel
+    """The kernel for so many rows made of ``count`` inputs: for `Items` where no `Call` has room for its tables."""
+    sizes = rows_of(inputs, out)
+    tile = next((size for size in sizes if rows <= size), sizes[-1])
+    room = table_bytes(inputs, count, rows, -(-rows // tile) * tile)
+    fitting = next((call for call, most in TABLE_BYTES.items() if room <= most), "Items")
+    return lincomb(inputs, out, tile, fitting if argument == "Call" else argument)
 
 
 def share(tiles: int, layers: int, at_once: int) -> int:
@@ -171,9 +180,9 @@ PIECE = Kernel("write_piece", f"write_piece<{THREADS}>", "Piece")
 def kernels() -> Iterator[Kernel]:
     """Every kernel that a call may choose."""
     for inputs, out in PAIRS:
-        for rows in ROWS:
-            yield lincomb(inputs, out, rows, "Call")
-            yield lincomb(inputs, out, rows, "Items")
+        for rows in rows_of(inputs, out):
+            for argument in ("Call", "LargeCall", "Items"):
+                yield lincomb(inputs, out, rows, argument)
     yield PIECE
     for width in (*INVERSION_WIDTHS, 0):
         yield inversion(width)

@@ -36,9 +36,6 @@ struct BFloat16 {
 struct alignas(16) Line {
     unsigned int words[4];
 };
-struct alignas(8) HalfLine {
-    unsigned int words[2];
-};
 struct alignas(16) Pair {
     double first, second;
 };

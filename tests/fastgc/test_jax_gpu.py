@@ -1,4 +1,4 @@
-"""`fastgc.jax` on a GPU: the CPU's bits inside ``jit``, in graphs, on every device. By ``make test-gpu``; never run.
+"""`fastgc.jax` on a GPU: the CPU's bits inside ``jit``, in graphs, on every device. Only by ``make test-gpu``.
 
 What can be tested without a GPU is in ``kernels/test_jax_cuda.py``.
 """

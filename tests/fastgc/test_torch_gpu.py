@@ -1,4 +1,4 @@
-"""`fastgc.torch` on a GPU: the CPU's bits, side streams, there and back. Only by ``make test-gpu``; never run."""
+"""`fastgc.torch` on a GPU: the CPU's bits, side streams, there and back. Only by ``make test-gpu``."""
 
 from __future__ import annotations
 

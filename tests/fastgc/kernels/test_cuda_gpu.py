@@ -1,4 +1,4 @@
-"""The CUDA backend on a GPU: the bits of the CPU, streams, graphs. Only by ``make test-gpu``; never run so far."""
+"""The CUDA backend on a GPU: the bits of the CPU, streams, graphs. Only by ``make test-gpu``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastgc import kernels
 from fastgc.kernels import _cuda_tiles as tiles
 
 pytestmark = pytest.mark.gpu
-SHAPES = [(1, 1), (1, 8), (2, 2), (4, 4), (5, 3), (8, 8), (9, 5), (33, 40), (66, 17), (2, 400)]
+SHAPES = [(1, 1), (1, 8), (2, 2), (4, 4), (5, 3), (8, 8), (9, 5), (33, 40), (66, 17), (80, 100), (2, 400)]
 
 
 @pytest.fixture(scope="module")

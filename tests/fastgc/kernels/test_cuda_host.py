@@ -37,6 +37,7 @@ SHAPES = [
     (33, 40),
     (66, 17),
     (2, 400),
+    (33, 300),
 ]
 pairs = pytest.mark.parametrize("pair", tiles.PAIRS, ids="-".join)
 

@@ -58,7 +58,8 @@ def test_each_template_compiles(architecture):
         tiles.lincomb("float16", "float16", 8),
         tiles.lincomb("float32", "float32", 16),
         tiles.lincomb("float32", "float32", 4, "Items"),
-        tiles.lincomb("bfloat16", "bfloat16", 16, "Items"),
+        tiles.lincomb("bfloat16", "bfloat16", 8, "Items"),
+        tiles.lincomb("float64", "float64", 16, "LargeCall"),
         tiles.inversion(8),
         tiles.inversion(64),
         tiles.inversion(0),
@@ -100,11 +101,14 @@ def test_choice_of_tiles():
             for count in (1, 3, 40, 41, 80, 300, 400):
                 kernel = tiles.choose(inputs, out, rows, count)
                 assert kernel in set(tiles.kernels())
-                assert kernel.layers(rows) == max(1, -(-rows // tiles.ROWS[-1]))
+                assert kernel.layers(rows) == max(1, -(-rows // tiles.rows_of(inputs, out)[-1]))
                 in_all = kernel.layers(rows) * kernel.rows
                 assert in_all >= rows
-                fits = tiles.table_bytes(inputs, count, rows, in_all) <= tiles.TABLE_BYTES
-                assert kernel.argument == ("Call" if fits else "Items")
+                room = tiles.table_bytes(inputs, count, rows, in_all)
+                assert room <= tiles.TABLE_BYTES.get(kernel.argument, room)
+                smaller = [size for call, size in tiles.TABLE_BYTES.items() if call != kernel.argument]
+                assert kernel.argument == "Call" or room > min(smaller)
+                assert (kernel.argument == "Items") == (room > max(tiles.TABLE_BYTES.values()))
                 assert tiles.choose(inputs, out, rows, count, "Items").argument == "Items"
     for k in (*range(1, 66), 500):
         inversion = tiles.choose_inversion(k)

@@ -306,14 +306,14 @@ def main() -> int:
     }
     if tensor(cupy.empty(1)) is not None:
         found["versions"]["PyTorch"] = importlib.import_module("torch").__version__
+    options.out.mkdir(parents=True, exist_ok=True)
     for suite in options.suites:
         found[suite] = []
         for record in measured[suite]():
             print(suite, record, file=sys.stderr)
             found[suite].append(record)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    (options.out / "gpu.md").write_text(gpu_report.markdown(found))
+        (options.out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+        (options.out / "gpu.md").write_text(gpu_report.markdown(found))
     return 0
 
 

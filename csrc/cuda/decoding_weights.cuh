@@ -160,12 +160,13 @@ struct Inverse {
             v[Width - 1] = difference(0.0, factor);
         }
 
-        // own[c] is U's of the lane's row, own[Width + u] L^-1's.
-        const double* const own = reinterpret_cast<const double*>(rows) + (place < k ? place : 0) * (Width - 1);
+        // own[c] is U's of the lane's row, own[Width + u] L^-1's. Lanes without a row read what is no longer written.
+        const bool exists = place < k;
+        const double* const own = reinterpret_cast<const double*>(rows) + (exists ? place : k - 1) * (Width - 1);
 #pragma unroll
         for (int u = 0; u < Width; ++u) {
             v[u] = u == place ? 1.0 : 0.0;
-            if (u < place) v[u] = own[Width + u];
+            if (u < place && exists) v[u] = own[Width + u];
         }
 #pragma unroll 1
         for (int c = k - 1;; --c) {

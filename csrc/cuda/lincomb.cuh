@@ -36,7 +36,8 @@ struct CallOf {
     int rows, inputs, mode, unused;
     alignas(16) unsigned char own[Bytes - 32];
 };
-constexpr int kArgumentBytes = 4096, kLargeBytes = 32752;  // as large as arguments may be, and since CUDA 12.1
+constexpr int kArgumentBytes = 4096;  // as large as arguments may be on every device; 32 KB since CUDA 12.1
+constexpr int kLargeBytes = 8192, kPieceBytes = 32752;
 using Call = CallOf<kArgumentBytes>;
 using LargeCall = CallOf<kLargeBytes>;
 static_assert(sizeof(Call) == kArgumentBytes && sizeof(LargeCall) == kLargeBytes && sizeof(void*) == 8,
@@ -335,9 +336,9 @@ FASTGC_DEVICE void lincomb(const Items& call) {
 struct Piece {
     unsigned char* to;
     Index words;  // of 8 bytes
-    unsigned char bytes[kLargeBytes - 16];
+    unsigned char bytes[kPieceBytes - 16];
 };
-static_assert(sizeof(Piece) == kLargeBytes, "the layout is shared with Python");
+static_assert(sizeof(Piece) == kPieceBytes, "the layout is shared with Python");
 
 template <int Threads>
 FASTGC_DEVICE void write_piece(const Piece& piece) {

@@ -173,7 +173,7 @@ class Launches(ABC):
         if head >= length:
             head = -1
         begin = struct.pack("<qqiii4x", length, head, len(out), len(inputs), mode)
-        argument = (begin + rest).ljust(kernel.argument_bytes, b"\0")
+        argument = (begin + rest).ljust(tiles.ARGUMENT_BYTES[kernel.argument], b"\0")
         wide_tiles = (head > 0) + -(-(length - max(head, 0)) // kernel.columns)
         work = Work(wide_tiles, kernel.layers(len(out)), items)
         self._device.launch(kernel, work, kernel.threads, kernel.shared, argument)
@@ -188,11 +188,12 @@ class Launches(ABC):
         """Tables in the device's memory, which is the caller's to hold."""
         table = table.ljust(-(-len(table) // 8) * 8, b"\0")
         there = self._room((len(table) // 8,), "float64")
-        most = tiles.PIECE.argument_bytes - 16
+        size = tiles.ARGUMENT_BYTES["Piece"]
+        most = size - 16
         for begin in range(0, len(table), most):
             piece = table[begin : begin + most]
             argument = struct.pack("<Qq", there.address + begin, len(piece) // 8) + piece
-            argument = argument.ljust(tiles.PIECE.argument_bytes, b"\0")
+            argument = argument.ljust(size, b"\0")
             self._device.launch(tiles.PIECE, Work(1), tiles.PIECE.threads, 0, argument)
         return there
 

@@ -31,15 +31,15 @@ PAIRS = (
     ("bfloat16", "bfloat16"),
     ("bfloat16", "float32"),
 )
-# What a launch may carry on every device, and with CUDA 12.1 or newer.
-ARGUMENT_BYTES, LARGE_BYTES = 4096, 32752
-TABLE_BYTES = {"Call": ARGUMENT_BYTES - 32, "LargeCall": LARGE_BYTES - 32}  # of it for tables: sizeof(Call::own)
-ITEMS_BYTES = ARGUMENT_BYTES - 64  # or of many items: sizeof(Items::own)
+# What launches carry. More than 4 KB is for CUDA 12.1 or newer, which allows 32; with tables of 17 KB in its argument,
+# 64 rows of 64 inputs took 1.45 times as long on an H200 as with coefficients in memory.
+ARGUMENT_BYTES = {"Call": 4096, "LargeCall": 8192, "Items": 4096, "Piece": 32752, "Inversion": 56}
+TABLE_BYTES = {name: ARGUMENT_BYTES[name] - 32 for name in ("Call", "LargeCall")}  # for tables: sizeof(Call::own)
+ITEMS_BYTES = ARGUMENT_BYTES["Items"] - 64  # sizeof(Items::own)
 LINE = 16  # bytes that a thread moves at once
 THREADS = 256  # a block; two of them share a multiprocessor's registers, 128 each
 
 ROWS = (1, 4, 8, 16)  # missing rows cost arithmetic, of which there is plenty where memory is the limit
-HALF_ROWS = ROWS[:-1]  # where a line has 8 columns, of which the sums of 16 rows would not fit the registers
 
 
 # Compared by identity, as `choose` and `kernels` make each once: a launch looks its kernel up in a tenth of the time.
@@ -54,11 +54,6 @@ class Kernel:
     blocks: int = 2  # that share a multiprocessor at least: bounds the registers
     shared: int = 0  # bytes of shared memory, where they do not depend on the call
     barriers: bool = False  # whether threads wait for each other
-
-    @property
-    def argument_bytes(self) -> int:
-        """The size of the argument, but for an `Inversion`."""
-        return LARGE_BYTES if self.argument in ("LargeCall", "Piece") else ARGUMENT_BYTES
 
     @property
     def entry(self) -> str:
@@ -92,8 +87,8 @@ def lincomb(inputs: str, out: str, rows: int, argument: str = "Call") -> Lincomb
 
 
 def rows_of(inputs: str, out: str) -> tuple[int, ...]:
-    """Rows of the tiles that there are for these element types."""
-    return HALF_ROWS if min(ELEMENTS[inputs][1], ELEMENTS[out][1]) == 2 else ROWS
+    """Rows of the tiles that there are for these element types: 16 only where their sums fit the registers."""
+    return ROWS if inputs == out == "float32" else ROWS[:-1]
 
 
 def table_bytes(inputs: str, count: int, rows: int, stride: int) -> int:

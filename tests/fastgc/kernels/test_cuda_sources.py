@@ -59,7 +59,7 @@ def test_each_template_compiles(architecture):
         tiles.lincomb("float32", "float32", 16),
         tiles.lincomb("float32", "float32", 4, "Items"),
         tiles.lincomb("bfloat16", "bfloat16", 8, "Items"),
-        tiles.lincomb("float64", "float64", 16, "LargeCall"),
+        tiles.lincomb("float32", "float32", 16, "LargeCall"),
         tiles.inversion(8),
         tiles.inversion(64),
         tiles.inversion(0),

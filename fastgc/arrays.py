@@ -33,6 +33,10 @@ _ALIGNMENT = 64  # bytes; XLA copies what is aligned to less
 _NO_VIEW = (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
+# What looking for a result's shape in bad arguments may raise, of which the kernel then tells.
+_NO_SHAPE = (AttributeError, IndexError, TypeError, ValueError)
+
+
 class Origin(ABC):
     """A library and a device: where the arrays of a call come from, and what its results become. Made by `origin`.
 
@@ -81,10 +85,9 @@ class Origin(ABC):
                 f"move it first: nothing is copied between libraries or devices in silence"
             )
         readable = self._readable(name, array, write)
-        if self.backend is not None:
-            return cuda(name, self).view(readable)  # type: ignore[no-any-return]
+        backend = None if self.backend is None else cuda(name, self)
         try:
-            return self._on_host(name, readable)
+            return self._on_host(name, readable) if backend is None else backend.view(readable)
         except _NO_VIEW as error:
             reason = str(error).partition("\n")[0]
             raise TypeError(f"{name}: this {type(array).__name__} of {self} cannot be viewed: {reason}") from None
@@ -123,7 +126,7 @@ class Origin(ABC):
             return out
         made = None
         if like is not None:
-            with suppress(AttributeError, IndexError, TypeError, ValueError):
+            with suppress(*_NO_SHAPE):
                 made = self.empty(*like())
         return self.give(run(made))
 
@@ -203,9 +206,18 @@ class _Torch(Origin):
     ) -> Any:
         if self.backend is None:
             return super().compute(run, like, out)
-        stream = sys.modules["torch"].cuda.current_stream(self.device).cuda_stream
+        torch = sys.modules["torch"]
+        stream = torch.cuda.current_stream(self.device).cuda_stream
         with cuda("inputs", self).on_stream(stream, self.device):
-            return super().compute(run, like, out)
+            if out is not None or like is None:
+                return super().compute(run, like, out)
+            tensor = made = None
+            with suppress(*_NO_SHAPE):
+                shape, dtype = like()
+                tensor = torch.empty(shape, dtype=_torch_type(np.dtype(dtype)), device=self.device)
+                made = self.view("out", tensor)
+            result = run(made)
+            return self.give(result) if made is None else tensor
 
     def give(self, result: View) -> Any:
         torch = sys.modules["torch"]
@@ -379,6 +391,11 @@ def on_host(name: str, value: Any) -> Any:
     if found.backend is not None:
         raise TypeError(f"{name}: expected numbers on the host, got an array of {found}: move it there first")
     return found.view(name, value)
+
+
+@functools.cache
+def _torch_type(dtype: np.dtype[Any]) -> Any:
+    return getattr(sys.modules["torch"], dtype.name)
 
 
 def bfloat16(name: str) -> np.dtype[Any]:

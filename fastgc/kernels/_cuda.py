@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = [
     "least_norm_weights",
     "lincomb",
     "missing",
+    "of_torch",
     "on_stream",
     "positions",
     "view",
@@ -132,16 +134,37 @@ _here: Any = nullcontext()  # the current device
 def view(array: Any) -> Any:
     """An array of any library on a CUDA device as a CuPy array, in the same memory.
 
-    By DLPack, which lets CuPy's current stream wait for what the array's library has started, without the host.
+    By DLPack, which lets CuPy's current stream wait for what the array's library has started, without the host. Calls
+    on tensors of PyTorch are on its current stream, where nothing is to wait for.
     """
     if isinstance(array, cupy.ndarray):
         return array
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return of_torch(array)
+    return cupy.from_dlpack(array)
+
+
+def of_torch(tensor: Any) -> Any:
+    """A tensor of PyTorch as a CuPy array, in the same memory and in a fraction of DLPack's time.
+
+    TypeError for an element type that NumPy has not, but for bfloat16.
+    """
+    dtype = _of_torch(tensor.dtype)
+    size, strides = dtype.itemsize, tensor.stride()
+    length = 1 + sum((count - 1) * stride for count, stride in zip(tensor.shape, strides, strict=True))
+    memory = cupy.cuda.UnownedMemory(tensor.data_ptr(), length * size, tensor, tensor.device.index or 0)
+    there = cupy.cuda.MemoryPointer(memory, 0)
+    return cupy.ndarray(tuple(tensor.shape), dtype, there, strides=tuple(stride * size for stride in strides))
+
+
+@functools.cache
+def _of_torch(dtype: Any) -> np.dtype[Any]:
+    name = str(dtype).rpartition(".")[2]
     try:
-        return cupy.from_dlpack(array)
-    except (BufferError, TypeError):
-        if getattr(getattr(array, "dtype", None), "__str__", str)() != "torch.bfloat16":
-            raise
-        return cupy.from_dlpack(array.view(importlib.import_module("torch").int16)).view(_dtype("bfloat16"))
+        return _dtype(name)
+    except TypeError:
+        raise TypeError(f"expected dtype {_checks.ELEMENT_TYPES}, got {name}") from None
 
 
 def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:

@@ -215,11 +215,12 @@ class Launches(ABC):
                 return group(lo, result, STORE)
             middle = (lo + hi) // 2
             into = result.dtype == wide
-            left = result if into else buffer()
+            if into and hi - lo <= 3:  # the group alone on its side is added where it is made, to the sum of the other
+                alone, others = (middle, (lo, middle)) if hi - middle == 1 else (lo, (middle, hi))
+                tree(*others, result)
+                return group(alone, result, ADD)
+            left, right = result if into else buffer(), buffer()
             tree(lo, middle, left)
-            if hi - middle == 1 and into:
-                return group(middle, result, ADD)  # added where it is made
-            right = buffer()
             tree(middle, hi, right)
             for p in range(len(result)):
                 if into:

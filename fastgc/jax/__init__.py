@@ -1,8 +1,8 @@
 """Gradient coding inside JAX programs: the C++ kernels as XLA custom calls, without a detour by Python.
 
 All functions work under ``jax.jit``, ``jax.vmap``, ``jax.shard_map`` and in derivatives of any order, and have the bits
-of their namesakes for NumPy arrays. They run on CPUs, and on NVIDIA GPUs by the CUDA kernels: those have been compiled
-and run by a stand-in for the driver, never on a GPU. Imported by ``import fastgc.jax``; needs JAX.
+of their namesakes for NumPy arrays. They run on CPUs, and on NVIDIA GPUs by the CUDA kernels. Imported by
+``import fastgc.jax``; needs JAX.
 
 On a CPU work is done on XLA's own threads: ``threads`` bounds how many a call uses, ``OMP_NUM_THREADS`` does not.
 """

@@ -1,4 +1,4 @@
-"""`lincomb` for Numba's CUDA target: a device function for your own kernels, and a kernel of it. Never run on a GPU.
+"""`lincomb` for Numba's CUDA target: a device function for your own kernels, and a kernel of it.
 
 The target is ``numba.cuda``, which Numba carries and the package numba-cuda, where it is developed now, replaces under
 the same name. Tests run these functions in its simulator. For speed take the backend ``"cuda"``

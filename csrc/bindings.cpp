@@ -387,6 +387,7 @@ py::object pattern_weights(py::handle generator, py::handle mask, py::handle tar
         fastgc::least_norm_weights(matrix.data(), k, rows.begin(), 1, q, wanted ? wanted->data() : identity.data(), m,
                                    values, &suspicious, how);
     if (suspicious != 0) throw fastgc::Unsuitable{};
+    py::detail::array_proxy(weights.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
     return std::move(weights);
 }
 

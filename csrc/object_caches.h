@@ -7,8 +7,9 @@
 // nothing, and what is wrong with it is for the caller to say. A look-up of 27 workers takes 0.1 us, where to make a
 // frozenset of them and find that takes ten times as long.
 //
-// MaskCache(count, capacity) is for keys (owner, mask), of masks of up to `count` bits. It counts hits and misses. To
-// find one of its objects takes 50 ns, a third of what a lock and an OrderedDict take.
+// MaskCache(count, capacity, solvers) is for keys (owner, mask), of masks of up to `count` bits. It counts hits and
+// misses. To find one of its objects takes 50 ns, a third of what a lock and an OrderedDict take. solved(key) is what
+// get(key) finds, or what the owner's solver makes of the mask.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -161,6 +162,7 @@ class Objects {
 // A Python object of either type.
 struct Cache {
     PyObject_HEAD Objects* objects;
+    PyObject* solvers;  // of a MaskCache: a tuple
     Index count;
 };
 
@@ -254,7 +256,10 @@ inline PyObject* or_none(PyObject* found) { return found == nullptr ? Py_NewRef(
 
 inline PyObject* make(PyTypeObject* type, PyObject* arguments, Index words_of_owner) {
     Py_ssize_t count = 0, capacity = 0;
-    if (PyArg_ParseTuple(arguments, "nn", &count, &capacity) == 0) return nullptr;
+    PyObject* solvers = nullptr;
+    if (PyArg_ParseTuple(arguments, words_of_owner > 0 ? "nn|O!" : "nn", &count, &capacity, &PyTuple_Type, &solvers) ==
+        0)
+        return nullptr;
     if (count < 1 || capacity < 1) {
         PyErr_Format(PyExc_ValueError, "count, capacity: expected positive integers, got %zd and %zd", count, capacity);
         return nullptr;
@@ -264,6 +269,7 @@ inline PyObject* make(PyTypeObject* type, PyObject* arguments, Index words_of_ow
         PyObject* const self = type->tp_alloc(type, 0);
         if (self != nullptr) {
             of(self).objects = objects.release();
+            of(self).solvers = solvers != nullptr ? Py_NewRef(solvers) : PyTuple_New(0);
             of(self).count = count;
         }
         return self;
@@ -347,6 +353,23 @@ inline PyObject* get(PyObject* self, PyObject* key) {
     });
 }
 
+// What is there for a key; else what its owner's solver makes of the mask, which is there from now on. Two threads may
+// both solve: what the first has put there stays.
+inline PyObject* solved(PyObject* self, PyObject* key) {
+    return guarded([&] {
+        return with_key(self, key, [&](Objects& objects, const std::uint64_t* mask) -> PyObject* {
+            if (PyObject* const found = objects.find(mask)) return found;
+            PyObject* const solvers = of(self).solvers;
+            const auto owner = static_cast<Py_ssize_t>(mask[objects.words() - 1]);
+            if (solvers == nullptr || owner < 0 || owner >= PyTuple_GET_SIZE(solvers))
+                throw py::index_error("key: there is no such owner");
+            PyObject* const made = PyObject_CallOneArg(PyTuple_GET_ITEM(solvers, owner), PyTuple_GET_ITEM(key, 1));
+            if (made != nullptr) objects.add(mask, made);
+            return made;
+        });
+    });
+}
+
 inline PyObject* put(PyObject* self, PyObject* const* arguments, Py_ssize_t given) {
     return guarded([&] {
         require_two(given);
@@ -391,6 +414,7 @@ inline PyObject* misses(PyObject* self, void*) { return PyLong_FromSsize_t(of(se
 
 inline PyMethodDef methods[] = {
     {"get", get, METH_O, nullptr},
+    {"solved", solved, METH_O, nullptr},
     {"put", as_method(put), METH_FASTCALL, nullptr},
     {"touch", touch, METH_O, nullptr},
     {"clear", clear, METH_NOARGS, nullptr},
@@ -409,11 +433,13 @@ inline Py_ssize_t size(PyObject* self) { return of(self).objects->size(); }
 
 inline int traverse(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(of(self).solvers);
     return of(self).objects->traverse(visit, arg);
 }
 
 inline int clear(PyObject* self) {
     of(self).objects->clear();
+    Py_CLEAR(of(self).solvers);
     return 0;
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations
 from math import comb
 from typing import ClassVar, Protocol
@@ -92,6 +92,10 @@ class LinearDecoder:
         self.reduction = code.k if target is None else len(target)
         self._solved = 0, np.empty((self.reduction, 0))  # the set ranked last, which is often the next to be solved
         self._all_checked = comb(self.workers, tolerated) <= CHECKED_SETS
+        self.solve: Callable[[int], Matrix] = self._solve
+        """Of one decodable set the weights, read-only."""
+        if target is None and self._all_checked:  # what is decodable has an inverse: there is nothing else to look for
+            self.solve = partial(kernels.pattern_weights, code.generator)
         # Other sets are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
         self._ranked = lru_cache(maxsize=16384)(self._spans_target)
 
@@ -122,7 +126,6 @@ class LinearDecoder:
             except (NotDecodableError, ValueError):
                 pass  # below rank k; or of rank k, and the weights are beyond float64
             else:
-                weights.setflags(write=False)
                 self._solved = mask, weights
                 return True
         rows = kernels.positions(mask)
@@ -142,20 +145,24 @@ class LinearDecoder:
     def batched_weights(self, masks: Sequence[int]) -> list[Matrix]:
         """See `Decoder`."""
         if len(masks) == 1:
-            (mask,) = masks
-            ranked, weights = self._solved
-            if mask == ranked:
-                return [weights]
-            if mask.bit_count() >= self._k:
-                try:  # not suppress(), which takes half as long as to find the weights
-                    return [kernels.pattern_weights(self._generator, mask, self.target)]
-                except NotDecodableError:
-                    pass  # whose rows these are, or that the target is spanned all the same, is said below
-            return [self._weights(kernels.positions(mask))]
+            return [self._solve(masks[0])]
         found: dict[int, Matrix] = {}
         for same in _by_size(masks).values():
             found.update(zip(same, self._weights(kernels.positions(same)), strict=True))
         return [found[mask] for mask in masks]
+
+    def _solve(self, mask: int) -> Matrix:
+        ranked, weights = self._solved
+        if mask == ranked:
+            return weights
+        if mask.bit_count() >= self._k:
+            try:  # not suppress(), which takes half as long as to find the weights
+                return kernels.pattern_weights(self._generator, mask, self.target)
+            except NotDecodableError:
+                pass  # whose rows these are, or that the target is spanned all the same, is said below
+        weights = self._weights(kernels.positions(mask)).copy()  # not the whole of which it may be a part
+        weights.setflags(write=False)
+        return weights
 
     def _weights(self, rows: npt.NDArray[np.int64]) -> Matrix:
         """Of one pattern, or of each row of an array of patterns."""

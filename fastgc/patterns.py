@@ -35,6 +35,9 @@ class PatternCache:
 
     Attributes
     ----------
+    weights : callable
+        ``weights(key)`` are the (reduction, survivors) weights of a decodable pattern; read-only. Two threads may both
+        solve for them, and get the same bits.
     hits, misses : int
         Look-ups since the last `clear`; `precompute` counts as neither.
     size, maxsize : int
@@ -51,7 +54,8 @@ class PatternCache:
         self._decoders = decoders
         self._keys = keys
         self._maxsize = maxsize
-        self._entries = MaskCache(workers, maxsize)  # masks have no more bits
+        self._entries = MaskCache(workers, maxsize, tuple(map(_solver, decoders)))  # masks have no more bits
+        self.weights: Callable[[Key], Weights] = self._entries.solved  # without a detour, which takes as long
 
     @property
     def hits(self) -> int:
@@ -77,15 +81,6 @@ class PatternCache:
     def maxsize(self, value: int) -> None:
         self._maxsize = _checks.integer("maxsize", value, 1)
         self._entries.set_capacity(min(self._maxsize, sys.maxsize))
-
-    def weights(self, key: Key) -> Weights:
-        """The (reduction, survivors) weights of a decodable pattern; read-only."""
-        found: Weights | None = self._entries.get(key)
-        if found is None:  # two threads may both solve, and get the same bits
-            decoder, mask = key
-            found = _frozen(self._decoders[decoder].batched_weights((mask,))[0])
-            self._entries.put(key, found)
-        return found
 
     def precompute(self, survivor_sets: Iterable[Iterable[int]]) -> None:
         """Find the weights of many survivor sets at once, ahead of need.
@@ -126,6 +121,11 @@ class PatternCache:
 
     def __repr__(self) -> str:
         return f"<PatternCache {self.size} of {self.maxsize} patterns, {self.hits} hits, {self.misses} misses>"
+
+
+def _solver(decoder: Solver) -> Callable[[int], Weights]:
+    """What makes the weights of one pattern, read-only: the decoder's own `solve`, if it has one."""
+    return getattr(decoder, "solve", None) or (lambda mask: _frozen(decoder.batched_weights((mask,))[0]))
 
 
 def _frozen(weights: Weights) -> Weights:

@@ -579,7 +579,7 @@ def pattern_weights(
 
     Returns
     -------
-    ndarray of float64, shape (m, q)
+    ndarray of float64, shape (m, q), read-only
         The bits of `decoding_weights` for an inverse, and of `least_norm_weights` otherwise.
 
     Raises
@@ -589,8 +589,11 @@ def pattern_weights(
     """
     rows, k = positions(mask), generator.shape[1]
     if target is None and len(rows) == k:
-        return decoding_weights(generator, rows)
-    return least_norm_weights(generator, rows, np.eye(k) if target is None else target)
+        weights = decoding_weights(generator, rows)
+    else:
+        weights = least_norm_weights(generator, rows, np.eye(k) if target is None else target)
+    weights.setflags(write=False)
+    return weights
 
 
 def _look_at_ranks(

@@ -6,7 +6,7 @@ The extension has both types, described in csrc/object_caches.h. Those here stan
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from operator import countOf
 from threading import Lock
 from typing import Any
@@ -81,9 +81,10 @@ class PythonSetCache(_Objects):
 class PythonMaskCache(_Objects):
     """Objects by (owner, mask)."""
 
-    def __init__(self, count: int, capacity: int) -> None:
+    def __init__(self, count: int, capacity: int, solvers: tuple[Callable[[int], Any], ...] = ()) -> None:
         super().__init__(count, capacity)
         self.hits = self.misses = 0
+        self._solvers = solvers
 
     def get(self, key: tuple[int, int], /) -> Any:
         """What is remembered for a key, or None."""
@@ -94,6 +95,14 @@ class PythonMaskCache(_Objects):
             else:
                 self.hits += 1
             return found
+
+    def solved(self, key: tuple[int, int], /) -> Any:
+        """What is remembered for a key; else what its owner's solver makes of the mask, which is from now on."""
+        found = self.get(key)
+        if found is None:
+            found = self._solvers[key[0]](key[1])
+            self.put(key, found)
+        return found
 
     def put(self, key: tuple[int, int], what: object, /) -> None:
         """Remember an object, unless there is one."""

@@ -189,13 +189,68 @@ def test_sizes_are_positive(cache_type: Any, arguments: tuple[int, int]) -> None
         cache_type(*arguments)
 
 
+@pytest.mark.parametrize("cache_type", MASK_CACHES)
+@pytest.mark.parametrize("count", [10, 200])
+def test_what_is_not_there_is_solved_once(cache_type: Any, count: int) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def solver(owner: int) -> Any:
+        def solve(mask: int) -> str:
+            asked.append((owner, mask))
+            if mask == 7:
+                raise LookupError("not this one")
+            return f"{owner}: {mask}"
+
+        return solve
+
+    cache = cache_type(count, 2, (solver(0), solver(1)))
+    for _ in range(2):
+        assert [cache.solved(key) for key in ((0, 5), (1, 5))] == ["0: 5", "1: 5"]
+    assert asked == [(0, 5), (1, 5)]
+    assert (cache.hits, cache.misses, len(cache)) == (2, 2, 2)
+    assert cache.get((0, 5)) == "0: 5"
+    cache.put((1, 3), "put before")
+    assert cache.solved((1, 3)) == "put before"
+    assert len(cache) == 2  # the oldest, (1, 5), is gone
+    assert cache.solved((1, 5)) == "1: 5"
+    assert asked[2:] == [(1, 5)]
+    for _ in range(2):  # an error is the caller's, and nothing is kept
+        with pytest.raises(LookupError, match="not this one"):
+            cache.solved((0, 7))
+    assert (0, 7) not in cache
+    with pytest.raises(IndexError):
+        cache.solved((2, 1))
+    with pytest.raises(IndexError):
+        cache_type(count, 2).solved((0, 1))
+
+
+@pytest.mark.parametrize("cache_type", MASK_CACHES)
+def test_solvers_are_let_go(cache_type: Any) -> None:
+    class Owner:
+        def solve(self, mask: int) -> int:
+            return mask
+
+    owner = Owner()
+    owner.cache = cache_type(10, 2, (owner.solve,))  # type: ignore[attr-defined]
+    gone = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert gone() is None
+
+
 @pytest.mark.skipif(_caches.MaskCache is _caches.PythonMaskCache, reason="takes any key that can be hashed")
 @pytest.mark.parametrize("count", [10, 200])
 def test_masks_that_are_none_are_refused(count: int) -> None:
     cache = _caches.MaskCache(count, 4)
     wrong: Iterable[Any] = ((0, -1), (0, 1 << 300), (0, "1"), ("0", 1), (0,), [0, 1], 3)
     for key in wrong:
-        for call in (cache.get, cache.__contains__, lambda key: cache.put(key, None), lambda key: cache.touch([key])):
+        for call in (
+            cache.get,
+            cache.solved,
+            cache.__contains__,
+            lambda key: cache.put(key, None),
+            lambda key: cache.touch([key]),
+        ):
             with pytest.raises((TypeError, OverflowError, AttributeError)):
                 call(key)
     assert len(cache) == 0

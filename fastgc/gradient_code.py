@@ -73,6 +73,8 @@ class GradientCode:
         self.fingerprint = storage.fingerprint(data)
         self._sets = SurvivorSets(data)
         self.patterns = PatternCache(data.decoders, self.workers, self._sets.keys)
+        # At hand where they are half the time.
+        self._known, self._pattern_weights = self._sets.known, self.patterns.weights
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -300,9 +302,9 @@ class GradientCode:
         ------
         NotDecodableError
         """
-        found = self._sets.known(survivors) or self._sets.learn("survivors", survivors)
-        if found.undecodable is None and len(found.keys) == 1:
-            return self.patterns.weights(found.keys[0])
+        found = self._known(survivors) or self._sets.learn("survivors", survivors)
+        if found.alone is not None:
+            return self._pattern_weights(found.alone)
         own = self._weights(found)
         columns = {worker: column for column, worker in enumerate(found.workers)}
         weights = np.empty((self.reduction, len(columns)))
@@ -558,7 +560,7 @@ class GradientCode:
         length = _checks.integer("length", length, 1)
         if not isinstance(messages, (dict, Mapping)):  # of a dict it is known in a tenth of the time
             raise TypeError(f"messages must be a mapping from worker to array, not {type(messages).__name__}")
-        found = self._sets.known(messages) or self._sets.learn("messages", messages)
+        found = self._known(messages) or self._sets.learn("messages", messages)
         present = found.workers
         where: arrays.Origin = arrays.NUMPY
         if present and not isinstance(messages[present[0]], np.ndarray):
@@ -655,7 +657,7 @@ class GradientCode:
         """Each group's weights, or NotDecodableError."""
         if found.undecodable is not None:
             raise self._sets.not_decodable(found.workers, found.undecodable)
-        return list(map(self.patterns.weights, found.keys))
+        return list(map(self._pattern_weights, found.keys))
 
     def _nothing(self, masks: Sequence[int]) -> list[tuple[int, int, npt.NDArray[np.float64]]]:
         group, mask = next((g, mask) for g, mask in enumerate(masks) if mask)

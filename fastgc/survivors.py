@@ -41,6 +41,8 @@ class Survivors:
     """For each group what takes from a mapping the values of its workers, in increasing order."""
     undecodable: int | None
     """The first group that its workers do not determine."""
+    alone: Key | None
+    """The pattern of a group that is all there is, if it is decodable."""
 
 
 class SurvivorSets:
@@ -76,12 +78,14 @@ class SurvivorSets:
         if present is None:  # wrong, or something else than a plain collection
             return self.of(name, _checks.members(name, workers, len(self._everyone)))
         data, masks, among = self._data, self.masks(present), {*present}
+        keys, undecodable = _keys(data, masks), _undecodable(data, masks)
         found = Survivors(
             workers=present,
             masks=tuple(masks),
-            keys=_keys(data, masks),
+            keys=keys,
             take=tuple([_taking([w for w in group.workers if w in among]) for group in data.groups]),
-            undecodable=_undecodable(data, masks),
+            undecodable=undecodable,
+            alone=keys[0] if undecodable is None and len(keys) == 1 else None,
         )
         self._known.put(present, found)
         return found

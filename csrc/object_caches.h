@@ -363,9 +363,10 @@ inline PyObject* solved(PyObject* self, PyObject* key) {
             const auto owner = static_cast<Py_ssize_t>(mask[objects.words() - 1]);
             if (solvers == nullptr || owner < 0 || owner >= PyTuple_GET_SIZE(solvers))
                 throw py::index_error("key: there is no such owner");
-            PyObject* const made = PyObject_CallOneArg(PyTuple_GET_ITEM(solvers, owner), PyTuple_GET_ITEM(key, 1));
-            if (made != nullptr) objects.add(mask, made);
-            return made;
+            auto made = py::reinterpret_steal<py::object>(
+                PyObject_CallOneArg(PyTuple_GET_ITEM(solvers, owner), PyTuple_GET_ITEM(key, 1)));
+            if (made) objects.add(mask, made.ptr());
+            return made.release().ptr();
         });
     });
 }

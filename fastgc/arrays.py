@@ -214,8 +214,9 @@ class _Torch(Origin):
             tensor = made = None
             with suppress(*_NO_SHAPE):
                 shape, dtype = like()
-                tensor = torch.empty(shape, dtype=_torch_type(np.dtype(dtype)), device=self.device)
-                made = self.view("out", tensor)
+                if (shape if isinstance(shape, int) else min(shape)) >= 0:
+                    tensor = torch.empty(shape, dtype=_torch_type(np.dtype(dtype)), device=self.device)
+                    made = self.view("out", tensor)
             result = run(made)
             return self.give(result) if made is None else tensor
 

@@ -89,6 +89,13 @@ def _dtype(name: str) -> np.dtype[Any]:
 _captured: list[Any] = []
 
 
+def _kept(value: Any) -> Any:
+    # The pool gives memory that is let go to the next who asks, in the order of the stream; a graph comes back.
+    if cupy.cuda.get_current_stream().is_capturing():
+        _captured.append(value)
+    return value
+
+
 class Gpu:
     """See `fastgc.kernels._cuda_calls.Device`. The device is CuPy's current one."""
 
@@ -101,10 +108,10 @@ class Gpu:
         return View(memory.ptr, value.shape, value.strides, _name(value.dtype), True, value)
 
     def contiguous(self, value: Any) -> Any:
-        return self._kept(cupy.ascontiguousarray(value))
+        return _kept(cupy.ascontiguousarray(value))
 
     def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
-        return self._kept(cupy.empty(shape, _dtype(dtype)))
+        return _kept(cupy.empty(shape, _dtype(dtype)))
 
     def upload(self, value: npt.NDArray[Any]) -> Any:
         return cupy.asarray(value)
@@ -120,12 +127,6 @@ class Gpu:
         grid = work.grid(at_once)
         driver.launchKernel(function, *grid, threads, 1, 1, shared, stream, ctypes.addressof(pointer), 0)
 
-    def _kept(self, value: Any) -> Any:
-        # The pool gives memory that is let go to the next who asks, in the order of the stream; a graph comes back.
-        if cupy.cuda.get_current_stream().is_capturing():
-            _captured.append(value)
-        return value
-
 
 _calls = Calls(Gpu())
 _here: Any = nullcontext()  # the current device
@@ -134,26 +135,31 @@ _here: Any = nullcontext()  # the current device
 def view(array: Any) -> Any:
     """An array of any library on a CUDA device as a CuPy array, in the same memory.
 
-    By DLPack, which lets CuPy's current stream wait for what the array's library has started, without the host. Calls
-    on tensors of PyTorch are on its current stream, where nothing is to wait for.
+    By DLPack, which lets CuPy's current stream wait for what the array's library has started, without the host: of
+    PyTorch that is not needed where its current stream is CuPy's.
     """
     if isinstance(array, cupy.ndarray):
         return array
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor):
+    if torch is None or not isinstance(array, torch.Tensor):
+        return cupy.from_dlpack(array)
+    if torch.cuda.current_stream(array.device).cuda_stream == cupy.cuda.get_current_stream().ptr:
         return of_torch(array)
+    if array.dtype is torch.bfloat16:
+        return cupy.from_dlpack(array.view(torch.int16)).view(_dtype("bfloat16"))
     return cupy.from_dlpack(array)
 
 
 def of_torch(tensor: Any) -> Any:
     """A tensor of PyTorch as a CuPy array, in the same memory and in a fraction of DLPack's time.
 
-    TypeError for an element type that NumPy has not, but for bfloat16.
+    TypeError for an element type that NumPy has not, but for bfloat16 where ml_dtypes is installed.
     """
     dtype = _of_torch(tensor.dtype)
     size, strides = dtype.itemsize, tensor.stride()
-    length = 1 + sum((count - 1) * stride for count, stride in zip(tensor.shape, strides, strict=True))
-    memory = cupy.cuda.UnownedMemory(tensor.data_ptr(), length * size, tensor, tensor.device.index or 0)
+    last = sum((count - 1) * stride for count, stride in zip(tensor.shape, strides, strict=True))
+    length = (last + 1) * size if tensor.numel() else 0
+    memory = cupy.cuda.UnownedMemory(tensor.data_ptr(), length, tensor, tensor.device.index or 0)
     there = cupy.cuda.MemoryPointer(memory, 0)
     return cupy.ndarray(tuple(tensor.shape), dtype, there, strides=tuple(stride * size for stride in strides))
 
@@ -163,6 +169,8 @@ def _of_torch(dtype: Any) -> np.dtype[Any]:
     name = str(dtype).rpartition(".")[2]
     try:
         return _dtype(name)
+    except ImportError as error:
+        raise TypeError(f"bfloat16 needs the package ml_dtypes: {error}") from None
     except TypeError:
         raise TypeError(f"expected dtype {_checks.ELEMENT_TYPES}, got {name}") from None
 
@@ -170,7 +178,7 @@ def _of_torch(dtype: Any) -> np.dtype[Any]:
 def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, device: str) -> Any:
     """A new CuPy array on a device that is called as `fastgc.arrays` does: ``"cuda:0"``."""
     with cupy.cuda.Device(int(device.partition(":")[2])):
-        return cupy.empty(shape, dtype)
+        return _kept(cupy.empty(shape, dtype))
 
 
 def on_stream(pointer: int, device: str) -> Any:

@@ -25,13 +25,43 @@ TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 def test_a_tensor_is_seen_as_it_lies(dtype: Any) -> None:
     whole = torch.zeros(6, 10, dtype=dtype)
     size = whole.element_size()
-    for tensor in (whole, whole[1:4, 2:9:3], whole[2], whole.T, whole[:0], whole[0, 0], whole[:1].expand(3, 10)):
+    for tensor in (
+        whole,
+        whole[1:4, 2:9:3],
+        whole[2],
+        whole.T,
+        whole[:0],
+        whole[:, :2][:0],
+        whole[0, 0],
+        whole[:1].expand(3, 10),
+    ):
         seen = _cuda.of_torch(tensor)
         assert seen.shape == tuple(tensor.shape)
         assert seen.strides == tuple(size * stride for stride in tensor.stride()) or not seen.size
         assert seen.data.ptr == tensor.data_ptr()
         assert _cuda._name(seen.dtype) == str(dtype).partition(".")[2]
         assert seen.data.device_id == 0
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_what_another_stream_makes_is_waited_for(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    """By DLPack; on CuPy's own current stream there is nothing to wait for."""
+    by_dlpack: list[Any] = []
+
+    def from_dlpack(tensor: Any) -> Any:
+        by_dlpack.append(tensor.dtype)
+        return tensor.numpy()
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=5))
+    monkeypatch.setattr(_cuda.cupy.cuda, "get_current_stream", lambda: SimpleNamespace(ptr=current))
+    monkeypatch.setattr(_cuda.cupy, "from_dlpack", from_dlpack)
+    tensor = torch.zeros(3, dtype=dtype)
+    current = 5
+    assert _cuda.view(tensor).data.ptr == tensor.data_ptr()
+    assert by_dlpack == []
+    current = 0
+    assert _cuda._name(_cuda.view(tensor).dtype) == str(dtype).partition(".")[2]
+    assert by_dlpack == [torch.int16 if dtype is torch.bfloat16 else dtype]
 
 
 def test_other_element_types_are_left_to_the_checks() -> None:
@@ -84,7 +114,13 @@ def test_bad_arguments_are_the_kernels_to_refuse(where: Any) -> None:
         assert made is None
         raise ValueError("the kernel's own words")
 
-    for like in (lambda: ([][0], np.float32), lambda: ((1, 2), np.dtype("O")), lambda: (None, np.float32)):
+    for like in (
+        lambda: ([][0], np.float32),
+        lambda: ((1, 2), np.dtype("O")),
+        lambda: (None, np.float32),
+        lambda: (-1, np.float32),
+        lambda: ((2, -1), np.float32),
+    ):
         with pytest.raises(ValueError, match="the kernel's own words"):
             where.compute(run, like)
     with pytest.raises(TypeError, match="inputs: this Tensor of PyTorch on cpu cannot be viewed"):

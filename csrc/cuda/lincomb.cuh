@@ -89,7 +89,10 @@ struct InArgument {
     FASTGC_DEVICE E* output(int p) const {
         return reinterpret_cast<E* const*>(start)[inputs + p];
     }
-    FASTGC_DEVICE bool by_lines() const { return true; }
+    template <int R>
+    FASTGC_DEVICE bool by_lines() const {
+        return true;
+    }
     template <int R, bool kLines>
     FASTGC_DEVICE void coefficients(Index place, T (&c)[R]) const {
         const T* const from = reinterpret_cast<const T*>(start + (8 * (inputs + rows) + 15) / 16 * 16) + place * R;
@@ -124,8 +127,11 @@ struct InMemory {
     FASTGC_DEVICE E* output(int p) const {
         return reinterpret_cast<E*>(row(inputs + p));
     }
-    // Whether coefficients can be read by lines, of which a kernel of several rows has whole ones.
-    FASTGC_DEVICE bool by_lines() const { return reinterpret_cast<unsigned long long>(all) % 16 == 0; }
+    // Whether coefficients lie so that they can be read by lines, where those of R rows are whole ones.
+    template <int R>
+    FASTGC_DEVICE bool by_lines() const {
+        return R * sizeof(T) % 16 != 0 || reinterpret_cast<unsigned long long>(all) % 16 == 0;
+    }
     template <int R, bool kLines>
     FASTGC_DEVICE void coefficients(Index place, T (&c)[R]) const {
         if constexpr (kLines && R * sizeof(T) % 16 == 0)
@@ -303,7 +309,7 @@ struct Columns {
 template <class In, class Out, int R, int V, int Threads, class Argument, class Tables>
 FASTGC_DEVICE void layer(const Argument& call, const Tables& tables) {
     const Tiles tiles{call.head, call.length, Threads * V};
-    const bool by_lines = tables.by_lines();
+    const bool by_lines = tables.template by_lines<R>();
     for (Index tile = blockIdx.y; tile < tiles.count(); tile += gridDim.y) {
         const Index begin = tiles.begin(tile), end = tiles.end(tile);
         if (by_lines && tiles.whole(tile)) {

@@ -92,9 +92,10 @@ class LinearDecoder:
         self.reduction = code.k if target is None else len(target)
         self._solved = 0, np.empty((self.reduction, 0))  # the set ranked last, which is often the next to be solved
         self._all_checked = comb(self.workers, tolerated) <= CHECKED_SETS
+        # The weights of one decodable set, read-only. Where all promised sets have been looked at, what is decodable
+        # has an inverse, and there is nothing else to look for.
         self.solve: Callable[[int], Matrix] = self._solve
-        """Of one decodable set the weights, read-only."""
-        if target is None and self._all_checked:  # what is decodable has an inverse: there is nothing else to look for
+        if target is None and self._all_checked:
             self.solve = partial(kernels.pattern_weights, code.generator)
         # Other sets are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
         self._ranked = lru_cache(maxsize=16384)(self._spans_target)

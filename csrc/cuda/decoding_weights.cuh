@@ -9,7 +9,7 @@
 
 namespace fastgc {
 
-// The argument of a launch. fastgc/kernels/_cuda_calls.py writes it.
+// The argument of a launch. fastgc/kernels/_cuda_launches.py writes it.
 struct Inversion {
     const double* generator;    // n x k
     const Index* patterns;      // batch x k

@@ -42,13 +42,10 @@ FASTGC_DEVICE float load_input(const float* from) { return __ldg(from); }
 FASTGC_DEVICE Float16 load_input(const Float16* from) { return {__ldg(&from->bits)}; }
 FASTGC_DEVICE BFloat16 load_input(const BFloat16* from) { return {__ldg(&from->bits)}; }
 
-// What all threads read, and read again.
-FASTGC_DEVICE Line load_shared(const Line* from) {
-    Line line;
-    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(line.words[0]), "=r"(line.words[1]), "=r"(line.words[2]), "=r"(line.words[3])
-        : "l"(from));
-    return line;
+// What all threads read, and read again: through the first-level cache.
+FASTGC_DEVICE Line load_common(const Line* from) {
+    const uint4 words = __ldg(reinterpret_cast<const uint4*>(from));
+    return {{words.x, words.y, words.z, words.w}};
 }
 
 template <class E>

@@ -33,7 +33,7 @@ template <int Bytes>
 struct CallOf {
     Index length;  // of a row
     Index head;    // columns before the first where every row is aligned to a line; -1: they disagree
-    int rows, inputs, mode, unused;
+    int rows, inputs, mode;
     alignas(16) unsigned char own[Bytes - 32];
 };
 constexpr int kArgumentBytes = 4096;  // as large as arguments may be on every device; 32 KB since CUDA 12.1
@@ -48,7 +48,7 @@ static_assert(sizeof(Call) == kArgumentBytes && sizeof(LargeCall) == kLargeBytes
 // there to the next one's.
 struct Items {
     Index length, head;
-    int rows, inputs, mode, unused;
+    int rows, inputs, mode;
     const unsigned char* tables;        // null: they follow here
     const unsigned char* coefficients;  // of the first item
     Index apart;                        // bytes from the coefficients of an item to the next one's
@@ -135,7 +135,7 @@ struct InMemory {
     template <int R, bool kLines>
     FASTGC_DEVICE void coefficients(Index place, T (&c)[R]) const {
         if constexpr (kLines && R * sizeof(T) % 16 == 0)
-            read_lines(all + place * R, c, [](const Line* line) { return load_shared(line); });
+            read_lines(all + place * R, c, [](const Line* line) { return load_common(line); });
         else
 #pragma unroll
             for (int r = 0; r < R; ++r) c[r] = load_input(all + place * R + r);

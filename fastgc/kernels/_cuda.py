@@ -67,10 +67,10 @@ def _function(kernel: tiles.Kernel, device: int) -> Any:
 
 
 @functools.cache
-def _ready(kernel: tiles.Kernel, shared: int, device: int) -> tuple[int, int]:
+def _ready(kernel: tiles.Kernel, device: int) -> tuple[int, int]:
     """The address of a function, and how many blocks of it a device runs at once."""
     function: int = _function(kernel, device).ptr
-    each: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(function, kernel.threads, shared)
+    each: int = driver.occupancyMaxActiveBlocksPerMultiprocessor(function, kernel.threads, kernel.shared)
     processors: int = cupy.cuda.Device(device).attributes["MultiProcessorCount"]
     return function, max(1, each) * processors
 
@@ -119,13 +119,13 @@ class Gpu:
     def download(self, value: Any) -> npt.NDArray[Any]:
         return cupy.asnumpy(value)  # type: ignore[no-any-return]
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: bytes) -> None:
+    def launch(self, kernel: tiles.Kernel, work: Work, argument: bytes) -> None:
         # The driver's own call: the argument is one structure, which is copied before the call returns. The driver is
         # given a list with its address, as which a pointer to it serves.
-        function, at_once = _ready(kernel, shared, cupy.cuda.device.get_device_id())
+        function, at_once = _ready(kernel, cupy.cuda.device.get_device_id())
         stream, pointer = cupy.cuda.get_current_stream().ptr, ctypes.c_char_p(argument)
-        grid = work.grid(at_once)
-        driver.launchKernel(function, *grid, threads, 1, 1, shared, stream, ctypes.addressof(pointer), 0)
+        grid, block = work.grid(at_once), (kernel.threads, 1, 1)
+        driver.launchKernel(function, *grid, *block, kernel.shared, stream, ctypes.addressof(pointer), 0)
 
 
 _calls = Calls(Gpu())
@@ -155,7 +155,7 @@ def of_torch(tensor: Any) -> Any:
 
     TypeError for an element type that NumPy has not, but for bfloat16 where ml_dtypes is installed.
     """
-    dtype = _of_torch(tensor.dtype)
+    dtype = _torch_dtype(tensor.dtype)
     size, strides = dtype.itemsize, tensor.stride()
     last = sum((count - 1) * stride for count, stride in zip(tensor.shape, strides, strict=True))
     length = (last + 1) * size if tensor.numel() else 0
@@ -165,7 +165,7 @@ def of_torch(tensor: Any) -> Any:
 
 
 @functools.cache
-def _of_torch(dtype: Any) -> np.dtype[Any]:
+def _torch_dtype(dtype: Any) -> np.dtype[Any]:
     name = str(dtype).rpartition(".")[2]
     try:
         return _dtype(name)

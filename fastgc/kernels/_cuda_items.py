@@ -39,7 +39,7 @@ class Notes:
         self.workspace = workspace
         self.room = 0  # bytes that it must have
         self._taken = 0
-        self._kernels: dict[tuple[tiles.Kernel, int, int], int] = {}
+        self._kernels: dict[tiles.Kernel, int] = {}
         self._words: list[int] = []
 
     def view(self, value: Any) -> View | None:
@@ -56,8 +56,8 @@ class Notes:
         """New arrays may lie where those so far do, as launches follow each other."""
         self._taken = 0
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: bytes) -> None:
-        number = self._kernels.setdefault((kernel, threads, shared), len(self._kernels))
+    def launch(self, kernel: tiles.Kernel, work: Work, argument: bytes) -> None:
+        number = self._kernels.setdefault(kernel, len(self._kernels))
         head = HEAD if isinstance(kernel, tiles.Lincomb) else -1
         words = np.trim_zeros(np.frombuffer(argument, np.int64), "b").tolist()
         self._words += [number, *work, head, len(argument), len(words), *words]
@@ -68,9 +68,9 @@ class Notes:
         ``code`` is the PTX, ``kernels`` the names of its entry points, ``shapes`` threads and bytes of shared memory of
         each, ``launches`` the launches one after the other, and ``key`` is equal only where all but the last are.
         """
-        kernels = tuple(kernel for kernel, _, _ in self._kernels)
+        kernels = tuple(self._kernels)
         code, names = compiled(kernels), " ".join(kernel.name for kernel in kernels)
-        shapes = [number for _, threads, shared in self._kernels for number in (threads, shared)]
+        shapes = [number for kernel in kernels for number in (kernel.threads, kernel.shared)]
         key = hashlib.sha256(repr((code, names, shapes)).encode()).hexdigest()
         launches = np.array(self._words, np.int64)
         return {"code": code, "kernels": names, "shapes": np.array(shapes, np.int64), "launches": launches, "key": key}

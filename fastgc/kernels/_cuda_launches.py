@@ -57,7 +57,7 @@ class Device(Protocol):
         """A new array, of the kind of `like`, that lives as long as what was launched may use it."""
         ...
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: bytes) -> None:
+    def launch(self, kernel: tiles.Kernel, work: Work, argument: bytes) -> None:
         """Start a kernel on the current stream."""
         ...
 
@@ -176,7 +176,7 @@ class Launches(ABC):
         argument = (begin + rest).ljust(tiles.ARGUMENT_BYTES[kernel.argument], b"\0")
         wide_tiles = (head > 0) + -(-(length - max(head, 0)) // kernel.columns)
         work = Work(wide_tiles, kernel.layers(len(out)), items)
-        self._device.launch(kernel, work, kernel.threads, kernel.shared, argument)
+        self._device.launch(kernel, work, argument)
 
     def _room(self, shape: tuple[int, ...], dtype: str) -> View:
         """Memory of the device, which is lent to others once this is let go: hold it until all is launched."""
@@ -189,12 +189,10 @@ class Launches(ABC):
         table = table.ljust(-(-len(table) // 8) * 8, b"\0")
         there = self._room((len(table) // 8,), "float64")
         size = tiles.ARGUMENT_BYTES["Piece"]
-        most = size - 16
-        for begin in range(0, len(table), most):
-            piece = table[begin : begin + most]
+        for begin in range(0, len(table), size - 16):
+            piece = table[begin : begin + size - 16]
             argument = struct.pack("<Qq", there.address + begin, len(piece) // 8) + piece
-            argument = argument.ljust(size, b"\0")
-            self._device.launch(tiles.PIECE, Work(1), tiles.PIECE.threads, 0, argument)
+            self._device.launch(tiles.PIECE, Work(1), argument.ljust(size, b"\0"))
         return there
 
     def _tree(self, groups: int, group: Callable[[int, Rows, int], None], out: Rows, kind: str) -> None:
@@ -241,4 +239,4 @@ class Launches(ABC):
             work = self._room((blocks * tiles.inversion_numbers(k),), "float64")
         addresses = [0 if view is None else view.address for view in (generator, patterns, weights, flags, work)]
         argument = struct.pack("<QQQQQqii", *addresses, count, n, k)
-        self._device.launch(kernel, Work(blocks), kernel.threads, kernel.shared, argument)
+        self._device.launch(kernel, Work(blocks), argument)

@@ -52,7 +52,7 @@ class Kernel:
     argument: str
     threads: int = THREADS
     blocks: int = 2  # that share a multiprocessor at least: bounds the registers
-    shared: int = 0  # bytes of shared memory, where they do not depend on the call
+    shared: int = 0  # bytes of shared memory
     barriers: bool = False  # whether threads wait for each other
 
     @property

@@ -52,7 +52,7 @@ E load_input(const E* from) {
     return load(from);
 }
 template <class E>
-E load_shared(const E* from) {
+E load_common(const E* from) {
     return load(from);
 }
 template <class E>

@@ -120,10 +120,9 @@ class Host:
     def download(self, value: Any) -> Any:
         return value
 
-    def launch(self, kernel: tiles.Kernel, work: Work, threads: int, shared: int, argument: Any) -> None:
-        assert threads <= kernel.threads
-        assert threads % 32 == 0 or threads < 32, "whole warps"
-        assert shared <= tiles.SHARED_BYTES
+    def launch(self, kernel: tiles.Kernel, work: Work, argument: Any) -> None:
+        assert kernel.threads % 32 == 0, "whole warps"
+        assert kernel.shared <= tiles.SHARED_BYTES
         self.launched.append(kernel.name)
         ranges = np.array([[*bounds, write] for bounds, write in self._ranges.items()], np.uint64)
         aligned = np.empty(len(argument) + 16, np.uint8)
@@ -134,8 +133,8 @@ class Host:
             ctypes.cast(getattr(loaded, kernel.name), ctypes.c_void_p),
             ctypes.c_void_p(aligned.ctypes.data + start),
             *work.grid(self.at_once),
-            threads,
-            shared,
+            kernel.threads,
+            kernel.shared,
             int(kernel.barriers),
             int(self.reverse),
             ctypes.c_void_p(ranges.ctypes.data),

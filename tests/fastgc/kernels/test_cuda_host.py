@@ -17,7 +17,6 @@ from test_lincomb import good
 from fastgc import kernels, linalg
 from fastgc.kernels import _cuda_calls, _cuda_launches
 from fastgc.kernels import _cuda_tiles as tiles
-from fastgc.kernels._cuda_launches import Work
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": BF16}
@@ -330,9 +329,9 @@ def test_blocks_have_equal_shares():
     shapes = []
 
     class Recorder(Host):
-        def launch(self, kernel, work, *rest):
+        def launch(self, kernel, work, argument):
             shapes.append((kernel.name, work.grid(self.at_once)))
-            super().launch(kernel, work, *rest)
+            super().launch(kernel, work, argument)
 
     run = _cuda_calls.Calls(Recorder(at_once=4))
     run.lincomb([[1.0]], np.ones((1, 9 * 1024), np.float32))
@@ -342,14 +341,6 @@ def test_blocks_have_equal_shares():
 
 
 # The device itself ----------------------------------------------------------------------------------------------------
-
-
-def launch(name, argument, **changes):
-    kernel = next(kernel for kernel in tiles.kernels() if kernel.name == name)
-    given = {"work": Work(1), "threads": kernel.threads, "shared": kernel.shared, **changes}
-    device = changes.pop("device", Host())
-    given.pop("device", None)
-    device.launch(kernel, given["work"], given["threads"], given["shared"], argument)
 
 
 def test_the_host_notices_what_a_gpu_would_not_forgive(monkeypatch):

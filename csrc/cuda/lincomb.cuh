@@ -96,11 +96,12 @@ struct InArgument {
     template <int R, bool kLines>
     FASTGC_DEVICE void coefficients(Index place, T (&c)[R]) const {
         const T* const from = reinterpret_cast<const T*>(start + (8 * (inputs + rows) + 15) / 16 * 16) + place * R;
-        if constexpr (R * sizeof(T) % 16 == 0)
+        if constexpr (R * sizeof(T) % 16 == 0) {
             read_lines(from, c, [](const Line* line) { return *line; });
-        else
+        } else {
 #pragma unroll
             for (int r = 0; r < R; ++r) c[r] = from[r];
+        }
     }
 };
 
@@ -134,11 +135,12 @@ struct InMemory {
     }
     template <int R, bool kLines>
     FASTGC_DEVICE void coefficients(Index place, T (&c)[R]) const {
-        if constexpr (kLines && R * sizeof(T) % 16 == 0)
+        if constexpr (kLines && R * sizeof(T) % 16 == 0) {
             read_lines(all + place * R, c, [](const Line* line) { return load_common(line); });
-        else
+        } else {
 #pragma unroll
             for (int r = 0; r < R; ++r) c[r] = load_input(all + place * R + r);
+        }
     }
 };
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -153,7 +152,7 @@ def execute(
     # A session of its own: a Ctrl-C reaches it from here, once.
     process = subprocess.Popen(
         cluster.command(words),
-        env={**os.environ, **cluster.environment()},
+        env=cluster.environment(),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

@@ -27,6 +27,7 @@ from mpi_runner.cluster.profiles import Profile
 from mpi_runner.cluster.running import HEAD, HOST, KEEPER, SWITCH
 from mpi_runner.config import UsageError
 from mpi_runner.delays import SPEED
+from mpi_runner.launch import SESSIONS, SESSIONS_OF_ALL
 
 TOOLS = ("ip", "tc", "nsenter", "unshare", "mount")
 PRIVATE = "/dev/shm"
@@ -137,8 +138,11 @@ class Cluster:
         return ["nsenter", "--target", str(self.hosts[HEAD].init), "--all", "--", *place, *words]
 
     def environment(self) -> dict[str, str]:
-        """Variables that make Open MPI's mpirun, started on the head, put its ranks on the hosts, one a host."""
-        return {
+        """This process's variables, with which Open MPI's mpirun, started on the head, puts its ranks on the hosts, one
+        a host. Where they name one place for all hosts' session files, it is not kept: daemons there are told apart by
+        process id, and every host counts its own."""
+        kept = {name: value for name, value in os.environ.items() if name not in (SESSIONS, SESSIONS_OF_ALL)}
+        return kept | {
             "PRTE_MCA_plm": "ssh",
             "PRTE_MCA_plm_ssh_agent": f"{PRIVATE}/agent",
             "PRTE_MCA_plm_ssh_no_tree_spawn": "1",

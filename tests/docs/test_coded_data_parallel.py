@@ -70,7 +70,8 @@ def test_parameters_end_where_ddp_has_them(runs: dict[str, Any]) -> None:
 
 
 def test_nobody_waits_for_the_slow_worker(runs: dict[str, Any]) -> None:
-    assert min(runs["DDP"]["seconds"]) >= DELAY
+    # A step that the measuring process began late looks shorter than it was; all of them together do not.
+    assert sum(runs["DDP"]["seconds"]) >= (STEPS - 1) * DELAY
     for m in (1, 2):
         run = runs[f"coded, m = {m}"]
         assert len(run["seconds"]) == STEPS

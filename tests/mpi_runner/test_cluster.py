@@ -30,7 +30,7 @@ from mpi_runner.cluster import commands, faults, hosts, links, profiles, running
 from mpi_runner.cluster.hosts import Cluster, Host
 from mpi_runner.cluster.profiles import Profile
 from mpi_runner.config import UsageError
-from mpi_runner.launch import find_mpirun
+from mpi_runner.launch import SESSIONS_OF_ALL, find_mpirun
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 PLAIN = profiles.load()["thin"]
@@ -202,25 +202,29 @@ RANK = """
 import os, socket
 from mpi4py import MPI
 from mpi_runner.delays import own_speed
-names = MPI.COMM_WORLD.gather((socket.gethostname(), own_speed()))
+private = os.environ["OMPI_FILE_LOCATION"].startswith("/dev/shm/")
+names = MPI.COMM_WORLD.gather((socket.gethostname(), own_speed(), private))
 if MPI.COMM_WORLD.Get_rank() == 0:
     print(names)
 """
 
 
-def test_ranks_are_on_the_hosts_in_order(cluster: Cluster, tmp_path: Path) -> None:
+def test_ranks_are_on_the_hosts_in_order_and_their_files_too(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SESSIONS_OF_ALL, str(tmp_path))  # for hosts with disks, and process ids, of their own
     (tmp_path / "rank.py").write_text(RANK)
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
         cluster.command([find_mpirun(), "-n", "3", sys.executable, str(tmp_path / "rank.py")]),
-        env={**os.environ, **root, **cluster.environment()},
+        env=root | cluster.environment(),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "[('head', 1.0), ('worker0', 1.0), ('worker1', 0.5)]" in done.stdout
+    assert "[('head', 1.0, True), ('worker0', 1.0, True), ('worker1', 0.5, True)]" in done.stdout
 
 
 def test_an_error_takes_everything_down(machine: None) -> None:

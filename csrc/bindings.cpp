@@ -195,6 +195,33 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
     return out;
 }
 
+// A tuple of what a function makes of a tuple's items, new references.
+template <class Make>
+py::object mapped(py::handle items, const char* name, const Make& make) {
+    if (PyTuple_CheckExact(items.ptr()) == 0) type_error(std::string(name) + ": expected a tuple");
+    const Py_ssize_t count = PyTuple_GET_SIZE(items.ptr());
+    auto made = py::reinterpret_steal<py::object>(PyTuple_New(count));
+    if (!made) throw py::error_already_set();
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject* const item = make(PyTuple_GET_ITEM(items.ptr(), i));
+        if (item == nullptr) throw py::error_already_set();
+        PyTuple_SET_ITEM(made.ptr(), i, item);
+    }
+    return made;
+}
+
+// Null for messages of other libraries.
+py::object decode_by_pattern(py::handle weights, py::handle patterns, py::handle members, py::handle messages,
+                             py::handle length, py::object out) {
+    const py::object sent = mapped(members, "members", [&](PyObject* group) {
+        const auto one = [&](PyObject* worker) { return PyObject_GetItem(messages.ptr(), worker); };
+        return mapped(group, "members", one).release().ptr();
+    });
+    if (are_foreign(sent)) return py::object();
+    const auto solved = [&](PyObject* pattern) { return PyObject_CallOneArg(weights.ptr(), pattern); };
+    return decode(mapped(patterns, "patterns", solved), sent, length, std::move(out), py::none(), py::none());
+}
+
 py::tuple decode_checked(py::handle weights, py::handle checks, py::handle messages, py::handle length,
                          py::handle floors, double least, py::handle threads, py::handle isa) {
     const Messages given(weights, messages, length);
@@ -429,11 +456,19 @@ py::object direct(const std::string& name, py::object function) {
                     .release()
                     .ptr();
             });
+    if (name == "decode_by_pattern")
+        return fastgc::direct(
+            std::move(function), {{"weights", "patterns", "members", "messages", "length", "out"}, 6, 5, 6},
+            [](Value value) {
+                return decode_by_pattern(value[0], value[1], value[2], value[3], value[4], or_none(value[5]))
+                    .release()
+                    .ptr();
+            });
     if (name == "pattern_weights")
         return fastgc::direct(std::move(function), {{"generator", "mask", "target"}, 3, 2, 3}, [](Value value) {
             return pattern_weights(value[0], value[1], or_none(value[2])).release().ptr();
         });
-    value_error("name: expected lincomb, encode, decode or pattern_weights, got " + name);
+    value_error("name: expected lincomb, encode, decode, decode_by_pattern or pattern_weights, got " + name);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, overload
 
@@ -31,6 +31,7 @@ __all__ = [
     "JUDGED",
     "backends",
     "decode",
+    "decode_by_pattern",
     "decode_checked",
     "decoding_weights",
     "encode",
@@ -171,6 +172,7 @@ def _listed(value: Any) -> bool:
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Pattern = TypeVar("Pattern")
 
 
 def _direct(function: Function) -> Function:
@@ -383,6 +385,44 @@ def decode(
     return where.compute(  # type: ignore[no-any-return]
         lambda made: run.decode(matrices, rows, length, made, threads), lambda: (length, rows[0][0].dtype), out
     )
+
+
+@_direct
+def decode_by_pattern(
+    weights: Callable[[Pattern], Array],
+    patterns: tuple[Pattern, ...],
+    members: tuple[tuple[int, ...], ...],
+    messages: Mapping[int, Array],
+    length: int,
+    out: Array | None = None,
+) -> Array:
+    """`decode` of messages by worker with weights by pattern: for what takes microseconds no detours.
+
+    Parameters
+    ----------
+    weights : callable
+        ``weights(pattern)`` are a pattern's weights.
+    patterns : tuple
+        Of each group.
+    members : tuple of tuple of int
+        The workers of each group whose messages the weights are for, in the order of their columns.
+    messages : mapping from worker to array of shape (B,)
+    length, out
+        As in `decode`.
+
+    Returns
+    -------
+    array of shape (length,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `decode`.
+    KeyError
+        A member without a message.
+    """
+    sent = [[messages[worker] for worker in group] for group in members]
+    return decode([weights(pattern) for pattern in patterns], sent, length, out)
 
 
 def decode_checked(

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import sys
 import weakref
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -88,6 +89,82 @@ def test_errors_are_the_same(arguments, keywords):
     with pytest.raises(type(direct.value)) as plain:
         kernels.lincomb.__wrapped__(*arguments, **keywords)
     assert str(direct.value) == str(plain.value)
+
+
+MESSAGES = {3: X[0], 5: X[1], 8: X[0] + 1, 9: X[1] * 2}
+WEIGHTS = {"a": C, "b": C[:, ::-1].copy()}
+PATTERNS, MEMBERS = ("a", "b"), ((3, 8), (5, 9))
+GRADIENT = kernels.decode([C, C[:, ::-1]], [[X[0], X[0] + 1], [X[1], X[1] * 2]], 14)
+
+
+class Plain(Mapping):
+    """A mapping that is no dict."""
+
+    def __getitem__(self, worker):
+        return MESSAGES[worker]
+
+    def __iter__(self):
+        return iter(MESSAGES)
+
+    def __len__(self):
+        return len(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "members", "messages"),
+    [
+        (PATTERNS, MEMBERS, MESSAGES),
+        (PATTERNS, MEMBERS, Plain()),
+        (list(PATTERNS), MEMBERS, MESSAGES),
+        (PATTERNS, ([3, 8], [5, 9]), MESSAGES),
+        (PATTERNS, MEMBERS, {worker: np.repeat(message, 2)[::2] for worker, message in MESSAGES.items()}),
+        (PATTERNS, MEMBERS, {worker: message.tolist() for worker, message in MESSAGES.items()}),
+    ],
+)
+def test_messages_by_worker_and_weights_by_pattern(patterns, members, messages):
+    for decode in (kernels.decode_by_pattern, kernels.decode_by_pattern.__wrapped__):
+        if isinstance(messages[3], list):
+            with pytest.raises(TypeError, match="messages"):
+                decode(WEIGHTS.get, patterns, members, messages, 14)
+            continue
+        out = np.full(14, np.nan, np.float32)
+        assert decode(WEIGHTS.get, patterns, members, messages, 14, out) is out
+        made = decode(WEIGHTS.get, patterns, members, messages, 14)
+        assert out.tobytes() == made.tobytes() == GRADIENT.tobytes()
+
+
+def test_messages_of_another_library_by_worker():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    messages = {worker: torch.from_numpy(message) for worker, message in MESSAGES.items()}
+    made = kernels.decode_by_pattern(WEIGHTS.get, PATTERNS, MEMBERS, messages, 14)
+    assert isinstance(made, torch.Tensor)
+    assert made.numpy().tobytes() == GRADIENT.tobytes()
+
+
+def test_what_goes_wrong_with_a_pattern_or_a_worker_comes_out():
+    def fail(pattern):
+        raise RuntimeError(f"no weights for {pattern}")
+
+    out = np.full(14, 7, np.float32)
+    with pytest.raises(RuntimeError, match="no weights for a"):
+        kernels.decode_by_pattern(fail, PATTERNS, MEMBERS, MESSAGES, 14, out)
+    with pytest.raises(KeyError, match="4"):
+        kernels.decode_by_pattern(WEIGHTS.get, PATTERNS, ((3, 8), (5, 4)), MESSAGES, 14, out)
+    with pytest.raises(ValueError, match="expected 2 groups"):
+        kernels.decode_by_pattern(WEIGHTS.get, PATTERNS, MEMBERS[:1], MESSAGES, 14, out)
+    assert (out == 7).all()
+
+
+def test_references_of_a_decoding_by_pattern_balance():
+    messages, weights = dict(MESSAGES), dict(WEIGHTS)
+    get = weights.get
+    objects = [messages, *messages.values(), *weights.values(), get, PATTERNS, MEMBERS, *MEMBERS]
+    before = [sys.getrefcount(item) for item in objects]
+    for _ in range(100):
+        kernels.decode_by_pattern(get, PATTERNS, MEMBERS, messages, 14)
+        with pytest.raises(KeyError):
+            kernels.decode_by_pattern(get, PATTERNS, ((3, 8), (5, 4)), messages, 14)
+    assert [sys.getrefcount(item) for item in objects] == before
 
 
 def test_out_is_returned_and_references_balance():

@@ -348,18 +348,57 @@ py::tuple decoding_weights(py::handle generator, py::handle patterns, py::handle
     });
 }
 
-py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::handle target, py::handle threads,
-                             py::handle isa) {
+// The least-norm weights, by a table if there is one.
+void solve(const double* table, const Matrix& generator, const std::int64_t* patterns, Index batch, Index q,
+           const double* target, Index m, double* weights, unsigned char* suspicious, const fastgc::Options& how) {
+    const Index n = generator.rows(), k = generator.columns();
+    if (table != nullptr)
+        fastgc::few_missing_weights(table, generator.data(), n, k, patterns, batch, q, target, m, weights, suspicious,
+                                    how);
+    else
+        fastgc::least_norm_weights(generator.data(), k, patterns, batch, q, target, m, weights, suspicious, how);
+}
+
+Matrix target_view(py::handle object, Index k) {
+    Matrix target = finite_matrix(object, "target");
+    if (target.rows() < 1 || target.columns() != k)
+        value_error("target: expected shape (m, " + std::to_string(k) + "), got " + target.shape());
+    return target;
+}
+
+// The table that few_missing_table() made for these, or null for none.
+const double* table_view(py::handle object, const Matrix& generator, const Matrix& target) {
+    using Table = py::array_t<double, py::array::c_style>;
+    if (object.is_none()) return nullptr;
+    const fastgc::FewMissing at(generator.rows(), generator.columns(), target.rows());
+    if (py::isinstance<Table>(object)) {
+        const auto table = py::reinterpret_borrow<Table>(object);
+        if (table.ndim() == 2 && table.shape(0) == at.rows && table.shape(1) == at.width) return table.data();
+    }
+    value_error("table: expected what few_missing_table made of this generator and this target");
+}
+
+py::object few_missing_table(py::handle generator, py::handle target) {
+    const Matrix matrix = generator_view(generator);
+    const Matrix wanted = target_view(target, matrix.columns());
+    const fastgc::FewMissing at(matrix.rows(), matrix.columns(), wanted.rows());
+    const std::vector<double> table =
+        fastgc::few_missing_table(matrix.data(), matrix.rows(), matrix.columns(), wanted.data(), wanted.rows());
+    if (table.empty()) return py::none();
+    return py::array_t<double>({at.rows, at.width}, table.data());
+}
+
+py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::handle target, py::handle table,
+                             py::handle threads, py::handle isa) {
     const Matrix matrix = generator_view(generator);
     const Index k = matrix.columns();
     const Patterns chosen = patterns_view(patterns, matrix.rows(), k, false);
-    const Matrix wanted = finite_matrix(target, "target");
-    if (wanted.rows() < 1 || wanted.columns() != k)
-        value_error("target: expected shape (m, " + std::to_string(k) + "), got " + wanted.shape());
+    const Matrix wanted = target_view(target, k);
+    const double* const known = table_view(table, matrix, wanted);
     const fastgc::Options how = options(threads, isa);
     return weights_of(chosen, wanted.rows(), [&](double* weights, unsigned char* suspicious) {
-        fastgc::least_norm_weights(matrix.data(), k, chosen.array.data(), chosen.batch(), chosen.width(), wanted.data(),
-                                   wanted.rows(), weights, suspicious, how);
+        solve(known, matrix, chosen.array.data(), chosen.batch(), chosen.width(), wanted.data(), wanted.rows(), weights,
+              suspicious, how);
     });
 }
 
@@ -379,7 +418,7 @@ py::array_t<std::int64_t> positions(py::handle masks) {
 
 // The weights of one pattern as its mask gives it, in a microsecond for k = 5. What is to be refused, or must be
 // ranked, is left to Python.
-py::object pattern_weights(py::handle generator, py::handle mask, py::handle target) {
+py::object pattern_weights(py::handle generator, py::handle mask, py::handle target, py::handle table) {
     const Matrix matrix(generator, "generator");  // weights from numbers that are not finite are suspicious
     const Index k = matrix.columns();
     if (k < 1 || PyLong_CheckExact(mask.ptr()) == 0) throw fastgc::Unsuitable{};
@@ -398,6 +437,7 @@ py::object pattern_weights(py::handle generator, py::handle mask, py::handle tar
         for (Index i = 0; i < k; ++i) identity[static_cast<std::size_t>(i * (k + 1))] = 1;
     }
     const Index m = wanted ? wanted->rows() : k;
+    const double* const known = wanted ? table_view(table, matrix, *wanted) : nullptr;
     const auto& numpy = py::detail::npy_api::get();  // pybind11's own arrays take vectors of sizes and of strides
     Py_intptr_t shape[2] = {m, q};
     py::array weights = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
@@ -411,8 +451,8 @@ py::object pattern_weights(py::handle generator, py::handle mask, py::handle tar
     if (inverts)
         fastgc::decoding_weights(matrix.data(), k, rows.begin(), 1, values, &suspicious, how);
     else
-        fastgc::least_norm_weights(matrix.data(), k, rows.begin(), 1, q, wanted ? wanted->data() : identity.data(), m,
-                                   values, &suspicious, how);
+        solve(known, matrix, rows.begin(), 1, q, wanted ? wanted->data() : identity.data(), m, values, &suspicious,
+              how);
     if (suspicious != 0) throw fastgc::Unsuitable{};
     py::detail::array_proxy(weights.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
     return std::move(weights);
@@ -465,9 +505,10 @@ py::object direct(const std::string& name, py::object function) {
                     .ptr();
             });
     if (name == "pattern_weights")
-        return fastgc::direct(std::move(function), {{"generator", "mask", "target"}, 3, 2, 3}, [](Value value) {
-            return pattern_weights(value[0], value[1], or_none(value[2])).release().ptr();
-        });
+        return fastgc::direct(
+            std::move(function), {{"generator", "mask", "target", "table"}, 4, 2, 4}, [](Value value) {
+                return pattern_weights(value[0], value[1], or_none(value[2]), or_none(value[3])).release().ptr();
+            });
     value_error("name: expected lincomb, encode, decode, decode_by_pattern or pattern_weights, got " + name);
 }
 
@@ -489,7 +530,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     module.def("decoding_weights", &decoding_weights, "generator"_a, "patterns"_a, "threads"_a = py::none(),
                "isa"_a = py::none());
     module.def("least_norm_weights", &least_norm_weights, "generator"_a, "patterns"_a, "target"_a,
-               "threads"_a = py::none(), "isa"_a = py::none());
+               "table"_a = py::none(), "threads"_a = py::none(), "isa"_a = py::none());
+    module.def("few_missing_table", &few_missing_table, "generator"_a, "target"_a);
     module.def("positions", &positions, "masks"_a);
     fastgc::object_caches::add_to(module);
     module.def("isas", [] {

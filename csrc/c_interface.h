@@ -107,16 +107,20 @@ inline std::vector<double> target_of(const double* target, Index m, Index k) {
 }
 
 // Weights (m x q) of the patterns of a batch, the inverse where there is no target. Calls singular(b) for a pattern
-// whose rows do not have rank k, and may go on. name(b) is what the caller knows a pattern by.
+// whose rows do not have rank k, and may go on. name(b) is what the caller knows a pattern by. With a `table`, by
+// few_missing_weights.
 template <class Name, class Singular>
-std::vector<double> weights_of(const double* generator, Index k, const std::int64_t* patterns, Index batch, Index q,
-                               const double* target, Index m, const Options& how, const Name& name,
-                               const Singular& singular) {
+std::vector<double> weights_of(const double* table, const double* generator, Index n, Index k,
+                               const std::int64_t* patterns, Index batch, Index q, const double* target, Index m,
+                               const Options& how, const Name& name, const Singular& singular) {
     const Index size = area(m, q, "weights");
     std::vector<double> weights(static_cast<std::size_t>(area(batch, size, "weights")));
     std::vector<unsigned char> suspicious(static_cast<std::size_t>(batch));
     if (target == nullptr)
         decoding_weights(generator, k, patterns, batch, weights.data(), suspicious.data(), how);
+    else if (table != nullptr)
+        few_missing_weights(table, generator, n, k, patterns, batch, q, target, m, weights.data(), suspicious.data(),
+                            how);
     else
         least_norm_weights(generator, k, patterns, batch, q, target, m, weights.data(), suspicious.data(), how);
     for (Index b = 0; b < batch; ++b) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <memory_resource>
 #include <new>
+#include <numeric>
 #include <vector>
 
 #include "threads.h"
@@ -485,6 +486,57 @@ void least_norm_weights(const double* generator, Index k, const std::int64_t* pa
                           suspicious[b] =
                               kernels.least_norm_weights(generator, k, patterns + b * q, q, target, targets,
                                                          weights + b * targets * q, static_cast<double*>(work));
+                  });
+}
+
+std::vector<double> few_missing_table(const double* generator, Index n, Index k, const double* target, Index targets) {
+    const FewMissing at(n, k, targets);
+    std::vector<std::int64_t> all(static_cast<std::size_t>(n));
+    std::iota(all.begin(), all.end(), std::int64_t{0});
+    std::vector<double> identity(static_cast<std::size_t>(k * k)), inverse(static_cast<std::size_t>(k * n));
+    for (Index i = 0; i < k; ++i) identity[static_cast<std::size_t>(i * (k + 1))] = 1;
+    unsigned char suspicious = 0;
+    least_norm_weights(generator, k, all.data(), 1, n, identity.data(), k, inverse.data(), &suspicious, Options{});
+    double product = 0;  // bounds the square of the condition number, whatever the columns' scales
+    for (Index j = 0; j < k; ++j) {
+        double own = 0, inverses = 0;
+        for (Index i = 0; i < n; ++i) own += generator[i * k + j] * generator[i * k + j];
+        for (Index i = 0; i < n; ++i)
+            inverses += inverse[static_cast<std::size_t>(j * n + i)] * inverse[static_cast<std::size_t>(j * n + i)];
+        product += own * inverses;
+    }
+    // With the bound on the block of the projector, least_norm_weights would not call a pattern suspicious.
+    if (suspicious != 0 || !(static_cast<double>(k) * product < 1e12)) return {};
+    std::vector<double> table(static_cast<std::size_t>(at.rows * at.width));
+    for (Index i = 0; i < n; ++i) {
+        double* const row = table.data() + i * at.width;
+        std::copy_n(generator + i * k, k, row);
+        row[at.projector + i] = 1;
+        for (Index j = 0; j < k; ++j) {
+            const double* const from = inverse.data() + j * n;
+            row[at.inverse + j] = from[i];
+            for (Index c = 0; c < n; ++c) row[at.projector + c] -= row[j] * from[c];
+            for (Index u = 0; u < targets; ++u) row[at.weights + u] += target[u * k + j] * from[i];
+        }
+    }
+    return table;
+}
+
+void few_missing_weights(const double* table, const double* generator, Index n, Index k, const std::int64_t* patterns,
+                         Index batch, Index q, const double* target, Index targets, double* weights,
+                         unsigned char* suspicious, const Options& options) {
+    const Kernels& kernels = chosen(options);
+    const Index room = std::max(least_norm_room(k, q, targets), FewMissing(n, k, targets).room(n - q));
+    over_patterns(batch, 4 * static_cast<double>(n) * static_cast<double>(k) * static_cast<double>(targets),
+                  static_cast<std::size_t>(room) * sizeof(double), options, [&](Index begin, Index end, void* memory) {
+                      double* const work = static_cast<double*>(memory);
+                      for (Index b = begin; b < end; ++b) {
+                          const std::int64_t* const pattern = patterns + b * q;
+                          double* const own = weights + b * targets * q;
+                          suspicious[b] =
+                              !kernels.few_missing_weights(table, n, k, pattern, q, target, targets, own, work) &&
+                              kernels.least_norm_weights(generator, k, pattern, q, target, targets, own, work);
+                      }
                   });
 }
 

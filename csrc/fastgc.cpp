@@ -156,8 +156,8 @@ void weights_into(double* result, const double* generator, Index k, const std::i
                   const double* target, Index m, int threads) {
     given(result, "weights");
     const auto name = [](Index b) { return item("patterns", b); };
-    const std::vector<double> weights = weights_of(generator, k, patterns, batch, q, target, m, options(threads), name,
-                                                   [&](Index b) { not_decodable(name(b), k); });
+    const std::vector<double> weights = weights_of(nullptr, generator, 0, k, patterns, batch, q, target, m,
+                                                   options(threads), name, [&](Index b) { not_decodable(name(b), k); });
     std::copy(weights.begin(), weights.end(), result);
 }
 

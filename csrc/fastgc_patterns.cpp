@@ -22,6 +22,9 @@ struct fastgc_patterns {
           inverts(target_ == nullptr),
           generator(generator_, generator_ + n_ * k_),
           target(target_of(target_, m_, k_)),
+          table(!inverts && fastgc::few_missing_pays(n, k, m)
+                    ? fastgc::few_missing_table(generator.data(), n, k, target.data(), m)
+                    : std::vector<double>()),
           cache(n_, m_, capacity) {}
 
     // How many survivors a mask has: at least k. name() is what its caller knows it by.
@@ -50,7 +53,8 @@ struct fastgc_patterns {
                                 const Name& name, const Singular& singular) const {
         const Index batch = static_cast<Index>(patterns.size()) / q;
         const double* const wanted = inverts && q == k ? nullptr : target.data();
-        return weights_of(generator.data(), k, patterns.data(), batch, q, wanted, m, how, name, singular);
+        return weights_of(table.empty() ? nullptr : table.data(), generator.data(), n, k, patterns.data(), batch, q,
+                          wanted, m, how, name, singular);
     }
 
     // Finds what is not held of these masks. Of those that do not have rank k the first is refused, or all are passed
@@ -59,7 +63,7 @@ struct fastgc_patterns {
 
     const Index n, k, m;
     const bool inverts;  // where as many survive as are needed
-    const std::vector<double> generator, target;
+    const std::vector<double> generator, target, table;
     fastgc::PatternCache cache;
 };
 

@@ -14,6 +14,8 @@ constexpr Tuning kTuning = FASTGC_TARGET_ID == FASTGC_AVX512_ID ? zen5() : zen3(
 // Vec<T> first: the bodies are written in terms of it.
 #include "decoding_weights-inl.h"
 #include "least_norm-inl.h"
+// Which has the sums that this is written in, too.
+#include "few_missing-inl.h"
 #include "lincomb-inl.h"
 
 }  // namespace
@@ -33,7 +35,8 @@ const Kernels kernels = {FASTGC_STRING(FASTGC_TARGET),
                           {&lincomb<BFloat16, float>}},
                          {{&some_size<float>}, {&some_size<double>}, {&some_size<Float16>}, {&some_size<BFloat16>}},
                          &decoding_weights,
-                         &least_norm_weights};
+                         &least_norm_weights,
+                         &few_missing_weights};
 #undef FASTGC_STRING
 #undef FASTGC_STRING_
 

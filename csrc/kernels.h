@@ -135,6 +135,22 @@ inline Index least_norm_room(Index k, Index q, Index targets) {
     return (2 * height + stride + 4) * stride + (k + targets) * height;
 }
 
+// Where a row of a table for few_missing_weights has what, all padded with zeros to multiples of four: the generator's
+// row, a column of G^+, a row of I - G G^+, and the weights of all rows. There are `rows` of them.
+struct FewMissing {
+    Index columns, rows, inverse, projector, weights, width;
+    FewMissing(Index n, Index k, Index targets)
+        : columns((k + 3) / 4 * 4),
+          rows((n + 3) / 4 * 4),
+          inverse(columns),
+          projector(2 * columns),
+          weights(projector + rows),
+          width(weights + (targets + 3) / 4 * 4) {}
+
+    // Numbers that the weights of n - missing rows need.
+    Index room(Index missing) const { return 2 * rows + columns + missing * (missing + 2); }
+};
+
 // Buffers that the tree over `groups` needs.
 inline Index tree_levels(Index groups) {
     Index levels = 0;
@@ -200,6 +216,9 @@ struct Kernels {
     // (targets x k); true where the rank must be looked at first. `work` has room for least_norm_room() numbers.
     bool (*least_norm_weights)(const double* generator, Index k, const std::int64_t* pattern, Index q,
                                const double* target, Index targets, double* weights, double* work);
+    // The same, from a table for n rows; false where the other is to be asked. `work`: FewMissing::room() numbers.
+    bool (*few_missing_weights)(const double* table, Index n, Index k, const std::int64_t* pattern, Index q,
+                                const double* target, Index targets, double* weights, double* work);
 };
 
 namespace portable {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import combinations
 from math import comb
 from typing import ClassVar, Protocol
@@ -100,6 +100,14 @@ class LinearDecoder:
         # Other sets are ranked once each: a master asks after every arrival. Bounded, a few MB at most.
         self._ranked = lru_cache(maxsize=16384)(self._spans_target)
 
+    @cached_property
+    def _table(self) -> Matrix | None:
+        """What makes weights of sets that few are missing from, where that takes less than from those that are there;
+        as `few_missing_pays` of csrc/core.h."""
+        if self.target is None or self.reduction + self.workers - self._k > self._k:
+            return None
+        return kernels.few_missing_table(self._generator, self.target)
+
     def promised_sets(self) -> list[Positions]:
         """The sets of ``workers - tolerated`` positions that a constructor looks at: all up to `CHECKED_SETS`, else
         those with neighbours missing, where codes on ordered points are at their worst, and a fixed sample."""
@@ -123,7 +131,7 @@ class LinearDecoder:
     def _spans_target(self, mask: int) -> bool:
         if mask.bit_count() >= self._k:
             try:
-                weights = kernels.pattern_weights(self._generator, mask, self.target)
+                weights = kernels.pattern_weights(self._generator, mask, self.target, self._table)
             except (NotDecodableError, ValueError):
                 pass  # below rank k; or of rank k, and the weights are beyond float64
             else:
@@ -158,7 +166,7 @@ class LinearDecoder:
             return weights
         if mask.bit_count() >= self._k:
             try:  # not suppress(), which takes half as long as to find the weights
-                return kernels.pattern_weights(self._generator, mask, self.target)
+                return kernels.pattern_weights(self._generator, mask, self.target, self._table)
             except NotDecodableError:
                 pass  # whose rows these are, or that the target is spanned all the same, is said below
         weights = self._weights(kernels.positions(mask)).copy()  # not the whole of which it may be a part
@@ -171,7 +179,7 @@ class LinearDecoder:
             return self.code.pattern_weights(rows)
         if rows.shape[-1] >= self.code.k:
             with suppress(NotDecodableError):  # below rank k, but the target is spanned
-                return kernels.least_norm_weights(self.code.generator, rows, self.target)
+                return kernels.least_norm_weights(self.code.generator, rows, self.target, self._table)
         if rows.ndim == 1:
             return linalg.solve_rows(self.code.generator[rows], self.target)
         return np.stack([self._weights(row) for row in rows])  # each as if alone

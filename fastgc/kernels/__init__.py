@@ -35,6 +35,7 @@ __all__ = [
     "decode_checked",
     "decoding_weights",
     "encode",
+    "few_missing_table",
     "full_rank",
     "get_num_threads",
     "least_norm_weights",
@@ -74,8 +75,9 @@ class _Backend(Protocol):
         self, generator: Any, patterns: Any, threads: int | None = ...
     ) -> tuple[npt.NDArray[np.float64], list[int]]: ...
     def least_norm_weights(
-        self, generator: Any, patterns: Any, target: Any, threads: int | None = ...
+        self, generator: Any, patterns: Any, target: Any, table: Any = ..., threads: int | None = ...
     ) -> tuple[npt.NDArray[np.float64], list[int]]: ...
+    def few_missing_table(self, generator: Any, target: Any) -> npt.NDArray[np.float64] | None: ...
     def positions(self, masks: int | Sequence[int]) -> npt.NDArray[np.int64]: ...
 
 
@@ -523,7 +525,12 @@ def _fetched(value: Any) -> Any:
 
 
 def least_norm_weights(
-    generator: npt.ArrayLike, patterns: npt.ArrayLike, target: npt.ArrayLike, *, backend: str | None = None
+    generator: npt.ArrayLike,
+    patterns: npt.ArrayLike,
+    target: npt.ArrayLike,
+    table: npt.NDArray[np.float64] | None = None,
+    *,
+    backend: str | None = None,
 ) -> npt.NDArray[np.float64]:
     """The shortest A with ``A @ generator[pattern] = target``, for patterns of at least k rows.
 
@@ -535,6 +542,8 @@ def least_norm_weights(
         Each row names q >= k different rows of the generator. Columns of A are in the order in which it names them.
     target : array_like of real numbers, shape (m, k)
         All entries finite; the identity gives the pseudoinverse.
+    table : ndarray, optional
+        What `few_missing_table` made of this generator and this target.
     backend : {"cpp", "numba"}, optional
 
     Returns
@@ -551,12 +560,41 @@ def least_norm_weights(
     Notes
     -----
     Householder's QR of the selected rows, so that ``A = (target @ R⁻¹) @ Qᵀ``; the left residual is of order ``q*k``
-    times 2⁻⁵³ times ``|A| |G_F|``. The bits are the same alone and in any batch, on any machine and either backend.
+    times 2⁻⁵³ times ``|A| |G_F|``. With a table, the weights of all rows and a combination of what changes nothing of
+    ``A @ generator``, so that those of the missing rows vanish, refined once. The bits are the same alone and in any
+    batch, on any machine and either backend.
     """
-    weights, doubtful = _backend(backend).least_norm_weights(generator, patterns, target)
+    weights, doubtful = _backend(backend).least_norm_weights(generator, patterns, target, table)
     if doubtful:
         _look_at_ranks(generator, patterns, weights, doubtful)
     return weights
+
+
+def few_missing_table(
+    generator: npt.ArrayLike, target: npt.ArrayLike, *, backend: str | None = None
+) -> npt.NDArray[np.float64] | None:
+    """What lets `least_norm_weights` solve for the rows that are missing instead of those that are there.
+
+    Where s of n rows are missing it takes of order ``s³ + m*n*k`` instead of ``n*k²`` operations.
+
+    Parameters
+    ----------
+    generator : array_like of real numbers, shape (n, k)
+    target : array_like of real numbers, shape (m, k)
+    backend : {"cpp", "numba"}, optional
+
+    Returns
+    -------
+    ndarray of float64, or None
+        A row for every row of the generator, and zeros. None where the generator is so ill-conditioned that it
+        should not be relied on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `least_norm_weights`.
+    """
+    return _backend(backend).few_missing_table(generator, target)
 
 
 def full_rank(generator: npt.NDArray[np.float64], patterns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -605,7 +643,10 @@ def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
 
 @_direct
 def pattern_weights(
-    generator: npt.NDArray[np.float64], mask: int, target: npt.NDArray[np.float64] | None = None
+    generator: npt.NDArray[np.float64],
+    mask: int,
+    target: npt.NDArray[np.float64] | None = None,
+    table: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
     """The weights of one pattern by the mask of its rows: for a microsecond's work no detours.
 
@@ -616,6 +657,8 @@ def pattern_weights(
         With q >= k bits set.
     target : ndarray of float64, shape (m, k), optional
         By default the identity, and the inverse where q = k.
+    table : ndarray, optional
+        Of `few_missing_table`, for a target that is given.
 
     Returns
     -------
@@ -631,7 +674,7 @@ def pattern_weights(
     if target is None and len(rows) == k:
         weights = decoding_weights(generator, rows)
     else:
-        weights = least_norm_weights(generator, rows, np.eye(k) if target is None else target)
+        weights = least_norm_weights(generator, rows, np.eye(k) if target is None else target, table)
     weights.setflags(write=False)
     return weights
 

@@ -31,6 +31,7 @@ __all__ = [
     "decoding_weights",
     "empty",
     "encode",
+    "few_missing_table",
     "invert",
     "least_norm_weights",
     "lincomb",
@@ -230,9 +231,16 @@ def decoding_weights(generator: Any, patterns: Any, threads: int | None = None) 
         return _calls.decoding_weights(generator, patterns, threads)
 
 
-def least_norm_weights(generator: Any, patterns: Any, target: Any, threads: int | None = None) -> tuple[Any, list[int]]:
+def least_norm_weights(
+    generator: Any, patterns: Any, target: Any, table: Any = None, threads: int | None = None
+) -> tuple[Any, list[int]]:
     """There is no such kernel: a ValueError."""
-    return _calls.least_norm_weights(generator, patterns, target, threads)
+    return _calls.least_norm_weights(generator, patterns, target, table, threads)
+
+
+def few_missing_table(generator: Any, target: Any) -> Any:
+    """There is no such kernel: a ValueError."""
+    return _calls.few_missing_table(generator, target)
 
 
 def positions(masks: int | Sequence[int]) -> npt.NDArray[np.int64]:

@@ -328,9 +328,12 @@ class Calls(Launches):
         return (weights[0] if one else weights), doubtful
 
     def least_norm_weights(
-        self, generator: Any, patterns: Any, target: Any, threads: int | None = None
+        self, generator: Any, patterns: Any, target: Any, table: Any = None, threads: int | None = None
     ) -> tuple[Any, list[int]]:
         raise ValueError("backend: least_norm_weights has no CUDA kernel; take the weights on the CPU")
+
+    def few_missing_table(self, generator: Any, target: Any) -> Any:
+        raise ValueError("backend: few_missing_table has no CUDA kernel; make the table on the CPU")
 
     def positions(self, masks: int | Sequence[int]) -> npt.NDArray[np.int64]:
         raise ValueError("backend: positions has no CUDA kernel; take them on the CPU")

@@ -274,17 +274,46 @@ def decoding_weights(
 
 
 def least_norm_weights(
-    generator: Any, patterns: Any, target: Any, threads: int | None = None
+    generator: Any, patterns: Any, target: Any, table: Any = None, threads: int | None = None
 ) -> tuple[npt.NDArray[np.float64], list[int]]:
     matrix = _arguments.generator(generator)
-    batch = _arguments.patterns(patterns, len(matrix), matrix.shape[1], False)
-    wanted = _arguments.finite("target", target)
-    if wanted.shape[0] < 1 or wanted.shape[1] != matrix.shape[1]:
-        raise ValueError(f"target: expected shape (m, {matrix.shape[1]}), got {wanted.shape}")
+    n, k = matrix.shape
+    batch = _arguments.patterns(patterns, n, k, False)
+    wanted = _target(target, k)
     weights = np.empty((len(batch), len(wanted), batch.shape[1]))
     flags = np.empty(len(batch), dtype=np.bool_)
-    numba_kernels.least_norm_weights(matrix, batch, wanted, weights, flags)
-    return _as_given(patterns, weights), np.flatnonzero(flags).tolist()
+    if table is None:
+        numba_kernels.least_norm_weights(matrix, batch, wanted, weights, flags)
+        return _as_given(patterns, weights), np.flatnonzero(flags).tolist()
+    shape = numba_kernels.few_missing_shape(n, k, len(wanted))
+    if not isinstance(table, np.ndarray) or table.dtype != np.float64 or table.shape != shape:
+        raise ValueError("table: expected what few_missing_table made of this generator and this target")
+    numba_kernels.few_missing_weights(np.ascontiguousarray(table), n, k, batch, wanted, weights, flags)
+    left = np.flatnonzero(flags)
+    if len(left):
+        others, doubtful = np.empty((len(left), *weights.shape[1:])), np.empty(len(left), dtype=np.bool_)
+        numba_kernels.least_norm_weights(matrix, batch[left], wanted, others, doubtful)
+        weights[left] = others
+        left = left[doubtful]
+    return _as_given(patterns, weights), left.tolist()
+
+
+def few_missing_table(generator: Any, target: Any) -> npt.NDArray[np.float64] | None:
+    matrix = _arguments.generator(generator)
+    n, k = matrix.shape
+    wanted = _target(target, k)
+    inverse, flag = np.empty((1, k, n)), np.empty(1, dtype=np.bool_)
+    numba_kernels.least_norm_weights(matrix, np.arange(n)[None], np.eye(k), inverse, flag)
+    table = np.zeros(numba_kernels.few_missing_shape(n, k, len(wanted)))
+    made = numba_kernels.few_missing_table(matrix, wanted, inverse[0], table)
+    return table if made and not flag[0] else None
+
+
+def _target(target: Any, k: int) -> Array:
+    wanted = _arguments.finite("target", target)
+    if wanted.shape[0] < 1 or wanted.shape[1] != k:
+        raise ValueError(f"target: expected shape (m, {k}), got {wanted.shape}")
+    return wanted
 
 
 def _as_given(patterns: Any, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

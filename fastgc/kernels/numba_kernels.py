@@ -18,7 +18,16 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-__all__ = ["decoding_weights", "least_norm_weights", "lincomb", "lincomb_columns", "lincomb_rows"]
+__all__ = [
+    "decoding_weights",
+    "few_missing_shape",
+    "few_missing_table",
+    "few_missing_weights",
+    "least_norm_weights",
+    "lincomb",
+    "lincomb_columns",
+    "lincomb_rows",
+]
 
 cgutils: Any = untyped
 F = TypeVar("F", bound=Callable[..., Any])
@@ -604,3 +613,126 @@ def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, fla
             for i in range(q):
                 row[i] += a[i]
         flags[b] = not k * product < 1e20
+
+
+@_compiled
+def few_missing_shape(n: int, k: int, targets: int) -> tuple[int, int]:
+    """The shape of a table for `few_missing_weights`: rows and their width are as in struct FewMissing of C++."""
+    rows = (n + 3) // 4 * 4
+    return rows, 2 * ((k + 3) // 4 * 4) + rows + (targets + 3) // 4 * 4
+
+
+@_compiled
+def few_missing_table(generator: Any, target: Any, inverse: Any, table: Any) -> bool:
+    """Fill a table of zeros from the pseudoinverse; whether it may be relied on. See `few_missing_table` of C++."""
+    n, k = generator.shape
+    columns, rows = (k + 3) // 4 * 4, (n + 3) // 4 * 4
+    product = 0.0
+    for j in range(k):
+        own, inverses = 0.0, 0.0
+        for i in range(n):
+            own += generator[i, j] * generator[i, j]
+            inverses += inverse[j, i] * inverse[j, i]
+        product += own * inverses
+    if not k * product < 1e12:
+        return False
+    for i in range(n):
+        row = table[i]
+        row[2 * columns + i] = 1.0
+        for j in range(k):
+            row[j] = generator[i, j]
+            row[columns + j] = inverse[j, i]
+            for c in range(n):
+                row[2 * columns + c] -= row[j] * inverse[j, c]
+            for u in range(len(target)):
+                row[2 * columns + rows + u] += target[u, j] * inverse[j, i]
+    return True
+
+
+@_compiled
+def _without_missing(row: Any, gone: Any, x: Any, projector: Any, times: Any) -> None:
+    """Take a row of weights to zero on the missing rows, and change nothing of what it makes of the generator."""
+    for i in range(len(gone)):
+        times[i] = 0.0
+        for j in range(len(gone)):
+            times[i] += row[gone[j]] * x[j, i]
+    for i in range(len(gone)):
+        for c in range(len(row)):
+            row[c] -= times[i] * projector[gone[i], c]
+    for i in range(len(gone)):
+        row[gone[i]] = 0.0
+
+
+@_compiled
+def few_missing_weights(table: Any, n: int, k: int, patterns: Any, target: Any, out: Any, flags: Any) -> None:
+    """The least-norm weights of patterns that few rows are missing from; see `fastgc.kernels.few_missing_table`.
+
+    Parameters
+    ----------
+    table : array of float64
+    n, k : int
+        The shape of the generator.
+    patterns : array of int64, shape (B, q)
+    target : array of float64, shape (m, k)
+    out : array of float64, shape (B, m, q)
+        Receives the weights.
+    flags : array of bool, shape (B,)
+        Receives True where they were not found.
+    """
+    q = patterns.shape[1]
+    missing = n - q
+    columns, rows = (k + 3) // 4 * 4, (n + 3) // 4 * 4
+    inverse = table[:, columns : 2 * columns]
+    projector = table[:, 2 * columns : 2 * columns + rows]
+    a, more, rest = np.empty(rows), np.empty(rows), np.empty(columns)
+    gone, times, x = np.empty(missing, np.int64), np.empty(missing), np.empty((missing, missing))
+    parts = np.empty(4)
+    for b in range(len(patterns)):
+        more[:] = 0.0
+        for i in range(q):
+            more[patterns[b, i]] = 1.0
+        found = 0
+        for i in range(n):
+            if more[i] == 0:
+                gone[found] = i
+                found += 1
+        for i in range(missing):
+            for j in range(missing):
+                x[i, j] = projector[gone[i], gone[j]]
+        flags[b] = False
+        for p in range(missing):
+            if not x[p, p] > 0:
+                flags[b] = True
+                break
+            reciprocal = 1.0 / x[p, p]
+            x[p, p] = 1.0
+            for j in range(missing):
+                x[p, j] *= reciprocal
+            for i in range(missing):
+                if i != p:
+                    factor = x[i, p]
+                    x[i, p] = 0.0
+                    for j in range(missing):
+                        x[i, j] -= factor * x[p, j]
+        trace = 0.0
+        for p in range(missing):
+            trace += x[p, p]
+        if flags[b] or not trace < 1e8:
+            flags[b] = True
+            continue
+        for u in range(len(target)):
+            for i in range(rows):
+                a[i] = table[i, 2 * columns + rows + u]
+            _without_missing(a, gone, x, projector, times)
+            _add_products(rest, a, table, rows, columns)
+            for j in range(k):
+                rest[j] = target[u, j] - rest[j]
+            for i in range(rows):
+                parts[:] = 0.0
+                for j in range(0, columns, 4):
+                    for e in range(4):
+                        parts[e] += rest[j + e] * inverse[i, j + e]
+                more[i] = (parts[0] + parts[1]) + (parts[2] + parts[3])
+            _without_missing(more, gone, x, projector, times)
+            for i in range(q):
+                out[b, u, i] = a[patterns[b, i]] + more[patterns[b, i]]

@@ -408,7 +408,8 @@ void test_singular_lanes(const fastgc::Options& how, Index k, std::mt19937& rand
     }
 }
 
-void test_least_norm(const fastgc::Options& how, Index n, Index k, Index q, Index targets, std::mt19937& random) {
+void test_least_norm(const fastgc::Options& how, Index n, Index k, Index q, Index targets, bool from_missing,
+                     std::mt19937& random) {
     const Index batch = 7;
     const auto generator = numbers(n * k, random), target = numbers(targets * k, random);
     std::vector<std::int64_t> patterns;
@@ -417,9 +418,21 @@ void test_least_norm(const fastgc::Options& how, Index n, Index k, Index q, Inde
     const auto size = static_cast<std::size_t>(batch * targets * q);
     const std::unique_ptr<double[]> weights(new double[size]), alone(new double[size]);
     unsigned char flags[batch];
-    fastgc::least_norm_weights(generator.data(), k, patterns.data(), batch, q, target.data(), targets, weights.get(),
-                               flags, how);
-    const std::string where = label("least_norm_weights", how, {n, k, q, targets});
+    std::vector<double> table;
+    if (from_missing) {
+        table = fastgc::few_missing_table(generator.data(), n, k, target.data(), targets);
+        expect<double>(0, table.empty(), "table");
+    }
+    const auto solve = [&](const std::int64_t* some, Index count, double* to, unsigned char* flag,
+                           const fastgc::Options& by) {
+        if (table.empty())
+            fastgc::least_norm_weights(generator.data(), k, some, count, q, target.data(), targets, to, flag, by);
+        else
+            fastgc::few_missing_weights(table.data(), generator.data(), n, k, some, count, q, target.data(), targets,
+                                        to, flag, by);
+    };
+    solve(patterns.data(), batch, weights.get(), flags, how);
+    const std::string where = label(from_missing ? "few_missing" : "least_norm", how, {n, k, q, targets});
     fastgc::Options portable;
     portable.kernels = &fastgc::kernels_named("portable", "test");
     portable.threads = 1;
@@ -427,7 +440,7 @@ void test_least_norm(const fastgc::Options& how, Index n, Index k, Index q, Inde
         unsigned char flag = 2;
         double* const found = alone.get() + b * targets * q;
         const std::int64_t* const pattern = patterns.data() + b * q;
-        fastgc::least_norm_weights(generator.data(), k, pattern, 1, q, target.data(), targets, found, &flag, portable);
+        solve(pattern, 1, found, &flag, portable);
         expect<double>(flag, flags[b], where + " flag");
         for (Index i = 0; i < targets * q; ++i) expect(found[i], weights[b * targets * q + i], where);
         for (Index u = 0; u < targets && flag == 0; ++u)
@@ -532,7 +545,9 @@ int main() {
                 test_decoding_weights(how, 2 * k + 1, k, 41, random);
                 test_singular_lanes(how, k, random);
                 for (Index q : {k, k + 1, k + 2, k + 7})
-                    for (Index targets : {1, 2, 5}) test_least_norm(how, k + 9, k, q, targets, random);
+                    for (Index targets : {1, 2, 5})
+                        for (const bool from_missing : {false, true})
+                            test_least_norm(how, k + 9, k, q, targets, from_missing, random);
             }
             test_singular(how);
             test_team(how, random);

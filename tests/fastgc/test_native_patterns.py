@@ -198,6 +198,17 @@ def test_the_least_recently_used_goes_first(library: ctypes.CDLL) -> None:
     assert cache.counts() == (3, 7, 5)
 
 
+def test_a_schemes_patterns_have_the_bits_of_python_where_few_are_missing(library: ctypes.CDLL) -> None:
+    scheme = schemes.cyclic_repetition(12, 2)
+    decoder = scheme.decoder(0)
+    assert isinstance(decoder, LinearDecoder)
+    cache = Patterns(library, decoder.code.generator, 100, decoder.target)
+    for q in (10, 11, 12):
+        for survivors in itertools.combinations(range(12), q):
+            wanted = scheme.decoding_weights(survivors)
+            assert cache.weights(survivors).tobytes() == wanted.tobytes(), survivors
+
+
 def test_it_has_copies_of_what_it_was_made_of(library: ctypes.CDLL) -> None:
     cache = Patterns(library, codes.optimized(5, 2).generator.copy(), 3, np.array([[1.0, 2.0]]))
     assert cache.target is not None

@@ -126,29 +126,101 @@ def solve_cases(rng):
     yield rng.standard_normal((30, 27)) * 10.0 ** rng.uniform(-4, 4, (30, 1)), 28, rng.standard_normal((2, 27))
 
 
+def few_missing_cases(rng):
+    for n, k, m in [(1, 1, 1), (5, 5, 1), (6, 4, 1), (9, 7, 2), (12, 10, 1), (20, 18, 3), (30, 27, 1), (66, 63, 2)]:
+        for missing in range(n - k + 1):
+            yield rng.standard_normal((n, k)), n - missing, rng.standard_normal((m, k))
+
+
+def solve_tables(rng):
+    """The cases with a table for the rows that are missing, and without."""
+    for generator, q, target in solve_cases(rng):
+        yield generator, q, target, None
+    for generator, q, target in few_missing_cases(rng):
+        table = kernels.few_missing_table(generator, target)
+        assert table is not None
+        yield generator, q, target, table
+
+
 def test_least_norm_weights_have_the_same_bits_everywhere():
     rng = np.random.default_rng(1)
-    for generator, q, target in solve_cases(rng):
+    for generator, q, target, table in solve_tables(rng):
         patterns = np.array([rng.permutation(len(generator))[:q] for _ in range(11)])
-        wanted = kernels.least_norm_weights(generator, patterns, target)
+        wanted = kernels.least_norm_weights(generator, patterns, target, table)
         for variant in VARIANTS:
             for threads in (1, 2):
-                weights, doubtful = variant.least_norm_weights(generator, patterns, target, threads=threads)
+                weights, doubtful = variant.least_norm_weights(generator, patterns, target, table, threads=threads)
                 assert same_bits(weights, wanted), (variant.name, generator.shape)
                 assert not doubtful
-            alone, _ = variant.least_norm_weights(generator, patterns[3], target)
+            alone, _ = variant.least_norm_weights(generator, patterns[3], target, table)
             assert same_bits(alone, wanted[3]), variant.name
+        ascending = np.sort(patterns[4])
+        by_mask = kernels.pattern_weights(generator, sum(1 << int(row) for row in ascending), target, table)
+        assert same_bits(by_mask, kernels.least_norm_weights(generator, ascending, target, table))
+        assert not by_mask.flags.writeable
+
+
+def test_tables_have_the_same_bits_everywhere():
+    rng = np.random.default_rng(7)
+    for generator, _, target in few_missing_cases(rng):
+        wanted = kernels.few_missing_table(generator, target)
+        for backend in ("cpp", "numba"):
+            assert same_bits(kernels.few_missing_table(generator, target, backend=backend), wanted), backend
+
+
+@backends
+def test_a_table_is_not_made_of_what_it_could_not_be_relied_on_for(backend):
+    rng = np.random.default_rng(8)
+    generator = rng.standard_normal((12, 9))
+    target = rng.standard_normal((1, 9))
+    assert kernels.few_missing_table(generator * 10.0 ** rng.uniform(-9, 9, 9), target, backend=backend) is not None
+    generator[:, 3] = generator[:, 4] + 1e-7 * generator[:, 3]
+    assert kernels.few_missing_table(generator, target, backend=backend) is None
+    generator[:, 3] = generator[:, 4]
+    assert kernels.few_missing_table(generator, target, backend=backend) is None
+
+
+@backends
+def test_patterns_that_a_table_is_not_good_enough_for_are_solved_without(backend):
+    """Rows 0 to 8 are independent, but nearly not; rows 1 to 9 are not at all."""
+    rng = np.random.default_rng(9)
+    generator, target = rng.standard_normal((11, 9)), rng.standard_normal((1, 9))
+    generator[8] = rng.standard_normal(8) @ generator[:8] + 1e-5 * generator[8]
+    generator[9] = rng.standard_normal(8) @ generator[1:9]
+    table = kernels.few_missing_table(generator, target, backend=backend)
+    assert table is not None
+    fine, near, deficient = [*range(7), 9, 10], list(range(9)), list(range(1, 10))
+    some = kernels.least_norm_weights(generator, [fine, near], target, table, backend=backend)
+    without = kernels.least_norm_weights(generator, [fine, near], target, backend=backend)
+    assert same_bits(some[1], without[1])
+    assert not same_bits(some[0], without[0])
+    np.testing.assert_allclose(some[0], without[0], rtol=1e-7)
+    with pytest.raises(NotDecodableError, match=r"patterns\[1\].*rank below 9"):
+        kernels.least_norm_weights(generator, [fine, deficient], target, table, backend=backend)
+
+
+@backends
+def test_only_a_table_of_the_same_shape_is_taken(backend):
+    generator, target = np.random.default_rng(10).standard_normal((6, 5)), np.ones((1, 5))
+    good = kernels.few_missing_table(generator, target, backend=backend)
+    for table in (good[:-1], good[:, 1:], good.astype(np.float32), good.tolist(), 3):
+        with pytest.raises(ValueError, match=r"table: expected what few_missing_table made"):
+            kernels.least_norm_weights(generator, [range(5)], target, table, backend=backend)
+    with pytest.raises(ValueError, match=r"target.*\(m, 5\).*\(1, 4\)"):
+        kernels.few_missing_table(generator, np.ones((1, 4)), backend=backend)
+    with pytest.raises(ValueError, match="generator"):
+        kernels.few_missing_table(generator.T, np.ones((1, 6)), backend=backend)
 
 
 @backends
 def test_least_norm_weights_meet_the_target_and_are_the_shortest(backend):
     rng = np.random.default_rng(2)
     unit = np.finfo(float).eps / 2
-    for generator, q, target in solve_cases(rng):
+    for generator, q, target, table in solve_tables(rng):
         k = generator.shape[1]
         patterns = np.array([rng.permutation(len(generator))[:q] for _ in range(20)])
         for pattern, weights in zip(
-            patterns, kernels.least_norm_weights(generator, patterns, target, backend=backend), strict=True
+            patterns, kernels.least_norm_weights(generator, patterns, target, table, backend=backend), strict=True
         ):
             rows = generator[pattern].astype(np.longdouble)
             # Each row by its own size, which is what refinement is for.

@@ -131,7 +131,9 @@ class Objects {
   private:
     template <class Body>
     std::invoke_result_t<const Body&> locked(const Body& body) const {
+#ifdef Py_GIL_DISABLED  // the GIL, which no body gives up, is lock enough
         const std::lock_guard lock(mutex_);
+#endif
         return body();
     }
 
@@ -154,7 +156,9 @@ class Objects {
         if (block != nullptr) Py_DECREF(object(block.get() + table_.words()));
     }
 
+#ifdef Py_GIL_DISABLED
     mutable std::mutex mutex_;
+#endif
     Index hits_ = 0, misses_ = 0;
     RecentMasks table_;
 };

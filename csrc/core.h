@@ -93,7 +93,7 @@ void least_norm_weights(const double* generator, Index k, const std::int64_t* pa
                         const Options& options);
 
 // Whether few_missing_weights takes less time than least_norm_weights: see docs/kernels.md.
-inline bool few_missing_pays(Index n, Index k, Index targets) { return targets + n - k <= k; }
+inline bool few_missing_pays(Index n, Index k, Index targets) { return 3 * (targets + n - k) <= 2 * k; }
 
 // What finds weights of patterns that few of the n rows are missing from, in rows of struct FewMissing; empty where the
 // generator is so ill-conditioned that it should not be relied on. Bits are the same on all machines.

@@ -141,9 +141,9 @@ FASTGC_API void fastgc_patterns_destroy(fastgc_patterns* patterns);
 
 /* weights (m x q) of the q survivors, columns in increasing order: a copy, which stays as it is whatever the cache
  * drops later. Found and kept, if they are not held. The bits are those of fastgc_least_norm_weights, or of
- * fastgc_decoding_weights where q = k and no target was given; with a target and 2 (m + n - k) <= k they may differ
- * from these in rounding, for they are found from the few rows that are missing. FASTGC_NOT_DECODABLE if the survivors'
- * rows do not have rank k, also where they are fewer than k. */
+ * fastgc_decoding_weights where q = k and no target was given; with a target and 3 (m + n - k) <= 2 k they may
+ * differ from these in rounding, for they are found from the few rows that are missing. FASTGC_NOT_DECODABLE if the
+ * survivors' rows do not have rank k, also where they are fewer than k. */
 FASTGC_API int fastgc_patterns_weights(fastgc_patterns* patterns, const uint64_t* survivors, int64_t q,
                                        double* weights);
 

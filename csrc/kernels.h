@@ -148,7 +148,7 @@ struct FewMissing {
           width(weights + (targets + 3) / 4 * 4) {}
 
     // Numbers that the weights of n - missing rows need.
-    Index room(Index missing) const { return 2 * rows + columns + missing * (missing + 2); }
+    Index room(Index missing) const { return 2 * (rows + columns) + missing * (missing + 2); }
 };
 
 // Buffers that the tree over `groups` needs.

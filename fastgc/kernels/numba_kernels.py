@@ -684,7 +684,7 @@ def few_missing_weights(table: Any, n: int, k: int, patterns: Any, target: Any, 
     columns, rows = (k + 3) // 4 * 4, (n + 3) // 4 * 4
     inverse = table[:, columns : 2 * columns]
     projector = table[:, 2 * columns : 2 * columns + rows]
-    a, more, rest = np.empty(rows), np.empty(rows), np.empty(columns)
+    a, more, rest, size = np.empty(rows), np.empty(rows), np.empty(columns), np.empty(columns)
     gone, times, x = np.empty(missing, np.int64), np.empty(missing), np.empty((missing, missing))
     parts = np.empty(4)
     for b in range(len(patterns)):
@@ -734,5 +734,17 @@ def few_missing_weights(table: Any, n: int, k: int, patterns: Any, target: Any, 
                         parts[e] += rest[j + e] * inverse[i, j + e]
                 more[i] = (parts[0] + parts[1]) + (parts[2] + parts[3])
             _without_missing(more, gone, x, projector, times)
+            for i in range(rows):
+                a[i] += more[i]
+            rest[:] = 0.0
+            size[:] = 0.0
+            for i in range(rows):
+                for j in range(columns):
+                    term = a[i] * table[i, j]
+                    rest[j] += term
+                    size[j] += abs(term)
+            for j in range(k):
+                if not abs(rest[j] - target[u, j]) <= (q + k) * 2.0**-53 * (size[j] + abs(target[u, j])):
+                    flags[b] = True
             for i in range(q):
-                out[b, u, i] = a[patterns[b, i]] + more[patterns[b, i]]
+                out[b, u, i] = a[patterns[b, i]]

@@ -200,6 +200,32 @@ def test_patterns_that_a_table_is_not_good_enough_for_are_solved_without(backend
 
 
 @backends
+def test_weights_by_a_table_are_as_exact_where_all_is_ill_conditioned(backend):
+    """Without a look at the residual, some of these would be off by 10⁸ roundings."""
+    rng = np.random.default_rng(3)
+    unit = np.finfo(float).eps / 2
+    n, k = 20, 16
+    by_table = 0
+    for exponent, near in itertools.product(np.linspace(0, 5.5, 20), np.linspace(0, 4, 15)):
+        left, _, right = np.linalg.svd(rng.standard_normal((n, k)), full_matrices=False)
+        generator = (left * np.geomspace(1, 10.0**-exponent, k)) @ right
+        pattern = np.sort(rng.permutation(n)[:k])
+        last = pattern[-1]
+        generator[last] = rng.standard_normal(k - 1) @ generator[pattern[:-1]] + 10.0**-near * generator[last]
+        target = rng.standard_normal((1, k))
+        table = kernels.few_missing_table(generator, target, backend=backend)
+        if table is None:
+            continue
+        weights = kernels.least_norm_weights(generator, pattern, target, table, backend=backend)
+        by_table += not same_bits(weights, kernels.least_norm_weights(generator, pattern, target, backend=backend))
+        rows = generator[pattern].astype(np.longdouble)
+        residual = np.abs(weights.astype(np.longdouble) @ rows - target)
+        bound = 4 * k * unit * (np.abs(weights) @ np.abs(rows) + np.abs(target))
+        assert (residual <= bound).all(), (exponent, near)
+    assert 100 < by_table < 290
+
+
+@backends
 def test_only_a_table_of_the_same_shape_is_taken(backend):
     generator, target = np.random.default_rng(10).standard_normal((6, 5)), np.ones((1, 5))
     good = kernels.few_missing_table(generator, target, backend=backend)

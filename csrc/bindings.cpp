@@ -195,7 +195,7 @@ py::object decode(py::handle weights, py::handle messages, py::handle length, py
     return out;
 }
 
-// A tuple of what a function makes of a tuple's items, new references.
+// A tuple of what `make` gives for each item of a tuple: a reference of the tuple's own, or null where it has failed.
 template <class Make>
 py::object mapped(py::handle items, const char* name, const Make& make) {
     if (PyTuple_CheckExact(items.ptr()) == 0) type_error(std::string(name) + ": expected a tuple");
@@ -348,17 +348,6 @@ py::tuple decoding_weights(py::handle generator, py::handle patterns, py::handle
     });
 }
 
-// The least-norm weights, by a table if there is one.
-void solve(const double* table, const Matrix& generator, const std::int64_t* patterns, Index batch, Index q,
-           const double* target, Index m, double* weights, unsigned char* suspicious, const fastgc::Options& how) {
-    const Index n = generator.rows(), k = generator.columns();
-    if (table != nullptr)
-        fastgc::few_missing_weights(table, generator.data(), n, k, patterns, batch, q, target, m, weights, suspicious,
-                                    how);
-    else
-        fastgc::least_norm_weights(generator.data(), k, patterns, batch, q, target, m, weights, suspicious, how);
-}
-
 Matrix target_view(py::handle object, Index k) {
     Matrix target = finite_matrix(object, "target");
     if (target.rows() < 1 || target.columns() != k)
@@ -366,24 +355,29 @@ Matrix target_view(py::handle object, Index k) {
     return target;
 }
 
-// The table that few_missing_table() made for these, or null for none.
+// The table that few_missing_table() made for these, or null for none. Only its shape is looked at.
 const double* table_view(py::handle object, const Matrix& generator, const Matrix& target) {
     using Table = py::array_t<double, py::array::c_style>;
     if (object.is_none()) return nullptr;
     const fastgc::FewMissing at(generator.rows(), generator.columns(), target.rows());
     if (py::isinstance<Table>(object)) {
         const auto table = py::reinterpret_borrow<Table>(object);
-        if (table.ndim() == 2 && table.shape(0) == at.rows && table.shape(1) == at.width) return table.data();
+        const bool aligned = (table.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+        if (aligned && table.ndim() == 2 && table.shape(0) == at.rows && table.shape(1) == at.width)
+            return table.data();
     }
-    value_error("table: expected what few_missing_table made of this generator and this target");
+    value_error("table: expected what few_missing_table made of a generator and a target of these shapes");
 }
 
 py::object few_missing_table(py::handle generator, py::handle target) {
     const Matrix matrix = generator_view(generator);
     const Matrix wanted = target_view(target, matrix.columns());
     const fastgc::FewMissing at(matrix.rows(), matrix.columns(), wanted.rows());
-    const std::vector<double> table =
-        fastgc::few_missing_table(matrix.data(), matrix.rows(), matrix.columns(), wanted.data(), wanted.rows());
+    std::vector<double> table;
+    {
+        py::gil_scoped_release release;
+        table = fastgc::few_missing_table(matrix.data(), matrix.rows(), matrix.columns(), wanted.data(), wanted.rows());
+    }
     if (table.empty()) return py::none();
     return py::array_t<double>({at.rows, at.width}, table.data());
 }
@@ -397,8 +391,8 @@ py::tuple least_norm_weights(py::handle generator, py::handle patterns, py::hand
     const double* const known = table_view(table, matrix, wanted);
     const fastgc::Options how = options(threads, isa);
     return weights_of(chosen, wanted.rows(), [&](double* weights, unsigned char* suspicious) {
-        solve(known, matrix, chosen.array.data(), chosen.batch(), chosen.width(), wanted.data(), wanted.rows(), weights,
-              suspicious, how);
+        fastgc::few_missing_weights(known, matrix.data(), matrix.rows(), k, chosen.array.data(), chosen.batch(),
+                                    chosen.width(), wanted.data(), wanted.rows(), weights, suspicious, how);
     });
 }
 
@@ -451,8 +445,8 @@ py::object pattern_weights(py::handle generator, py::handle mask, py::handle tar
     if (inverts)
         fastgc::decoding_weights(matrix.data(), k, rows.begin(), 1, values, &suspicious, how);
     else
-        solve(known, matrix, rows.begin(), 1, q, wanted ? wanted->data() : identity.data(), m, values, &suspicious,
-              how);
+        fastgc::few_missing_weights(known, matrix.data(), matrix.rows(), k, rows.begin(), 1, q,
+                                    wanted ? wanted->data() : identity.data(), m, values, &suspicious, how);
     if (suspicious != 0) throw fastgc::Unsuitable{};
     py::detail::array_proxy(weights.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
     return std::move(weights);

@@ -118,11 +118,9 @@ std::vector<double> weights_of(const double* table, const double* generator, Ind
     std::vector<unsigned char> suspicious(static_cast<std::size_t>(batch));
     if (target == nullptr)
         decoding_weights(generator, k, patterns, batch, weights.data(), suspicious.data(), how);
-    else if (table != nullptr)
+    else
         few_missing_weights(table, generator, n, k, patterns, batch, q, target, m, weights.data(), suspicious.data(),
                             how);
-    else
-        least_norm_weights(generator, k, patterns, batch, q, target, m, weights.data(), suspicious.data(), how);
     for (Index b = 0; b < batch; ++b) {
         if (suspicious[static_cast<std::size_t>(b)] == 0) continue;
         if (!full_rank(generator, k, patterns + b * q, q)) {

@@ -92,14 +92,15 @@ void least_norm_weights(const double* generator, Index k, const std::int64_t* pa
                         const double* target, Index targets, double* weights, unsigned char* suspicious,
                         const Options& options);
 
-// Whether few_missing_weights takes less time than least_norm_weights: see docs/kernels.md.
-inline bool few_missing_pays(Index n, Index k, Index targets) { return 3 * (targets + n - k) <= 2 * k; }
+// Whether weights from a table take less time, and the table is made in that of some twenty patterns, at most 0.1 s:
+// see docs/kernels.md.
+inline bool few_missing_pays(Index n, Index k, Index targets) { return n <= 512 && 3 * (targets + n - k) <= 2 * k; }
 
 // What finds weights of patterns that few of the n rows are missing from, in rows of struct FewMissing; empty where the
 // generator is so ill-conditioned that it should not be relied on. Bits are the same on all machines.
 std::vector<double> few_missing_table(const double* generator, Index n, Index k, const double* target, Index targets);
 
-// As least_norm_weights, by such a table where it can be.
+// As least_norm_weights, by such a table where there is one and it can be.
 void few_missing_weights(const double* table, const double* generator, Index n, Index k, const std::int64_t* patterns,
                          Index batch, Index q, const double* target, Index targets, double* weights,
                          unsigned char* suspicious, const Options& options);

@@ -152,11 +152,11 @@ void require_patterns(const std::int64_t* patterns, Index batch, Index q, Index 
 }
 
 // Weights that are handed out only when all patterns have theirs.
-void weights_into(double* result, const double* generator, Index k, const std::int64_t* patterns, Index batch, Index q,
-                  const double* target, Index m, int threads) {
+void weights_into(double* result, const double* generator, Index n, Index k, const std::int64_t* patterns, Index batch,
+                  Index q, const double* target, Index m, int threads) {
     given(result, "weights");
     const auto name = [](Index b) { return item("patterns", b); };
-    const std::vector<double> weights = weights_of(nullptr, generator, 0, k, patterns, batch, q, target, m,
+    const std::vector<double> weights = weights_of(nullptr, generator, n, k, patterns, batch, q, target, m,
                                                    options(threads), name, [&](Index b) { not_decodable(name(b), k); });
     std::copy(weights.begin(), weights.end(), result);
 }
@@ -273,7 +273,7 @@ int fastgc_decoding_weights(const double* generator, int64_t n, int64_t k, const
         const Index rows = positive(n, "n"), size = positive(k, "k"), count = positive(batch, "batch");
         require_generator(generator, rows, size);
         require_patterns(patterns, count, size, rows);
-        weights_into(weights, generator, size, patterns, count, size, nullptr, size, threads);
+        weights_into(weights, generator, rows, size, patterns, count, size, nullptr, size, threads);
     });
 }
 
@@ -287,6 +287,6 @@ int fastgc_least_norm_weights(const double* generator, int64_t n, int64_t k, con
             refuse("q: expected at least k, which is " + std::to_string(size) + ", got " + std::to_string(width));
         require_patterns(patterns, count, width, rows);
         const std::vector<double> wanted = target_of(target, targets, size);
-        weights_into(weights, generator, size, patterns, count, width, wanted.data(), targets, threads);
+        weights_into(weights, generator, rows, size, patterns, count, width, wanted.data(), targets, threads);
     });
 }

@@ -3,12 +3,10 @@
 //
 // The rows of the projector I - G G^+ change nothing of A G. Those of the missing rows, as many times as they are added
 // to the weights of all, take these to zero on the missing, and stay the shortest way to do so. That block of the
-// projector has the square of the condition number of G_F, and one step of refinement mends what that costs: nearly
-// always, as a look at the residual says. Where it does not, and where the rank is in doubt, nothing is done. Sums are
-// in the order of least_norm-inl.h.
-constexpr double kMostTrace = 1e8;  // of the inverse of the block, whose own eigenvalues are at most 1
-
-// `table`: see few_missing_table() in core.h. Whether the weights (targets x q) of `pattern` were found.
+// projector has the square of the condition number of the same rows of an orthonormal basis of G's columns, and one
+// step of refinement mends what that costs: nearly always, as a look at the residual says. Where it does not, and where
+// the block may be singular, nothing is done. Sums are in the order of least_norm-inl.h. `table`: see
+// few_missing_table() in core.h. Whether the weights (targets x q) of `pattern` were found.
 bool few_missing_weights(const double* table, Index n, Index k, const std::int64_t* pattern, Index q,
                          const double* target, Index targets, double* weights, double* work) {
     const FewMissing at(n, k, targets);
@@ -43,7 +41,7 @@ bool few_missing_weights(const double* table, Index n, Index k, const std::int64
         }
     }
     for (Index p = 0; p < missing; ++p) trace += x[p * missing + p];
-    if (!(trace < kMostTrace)) return false;
+    if (!(trace < FewMissing::kMostTrace)) return false;
 
     const auto without_missing = [&](double* row) {
         for (Index i = 0; i < missing; ++i) {

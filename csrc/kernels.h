@@ -138,6 +138,7 @@ inline Index least_norm_room(Index k, Index q, Index targets) {
 // Where a row of a table for few_missing_weights has what, all padded with zeros to multiples of four: the generator's
 // row, a column of G^+, a row of I - G G^+, and the weights of all rows. There are `rows` of them.
 struct FewMissing {
+    static constexpr double kMostTrace = 1e6;  // of the inverse of a block, whose own eigenvalues are at most 1
     Index columns, rows, inverse, projector, weights, width;
     FewMissing(Index n, Index k, Index targets)
         : columns((k + 3) / 4 * 4),

@@ -104,7 +104,7 @@ class LinearDecoder:
     def _table(self) -> Matrix | None:
         """What makes weights of sets that few are missing from, where that takes less than from those that are there;
         as `few_missing_pays` of csrc/core.h."""
-        if self.target is None or 3 * (self.reduction + self.workers - self._k) > 2 * self._k:
+        if self.target is None or self.workers > 512 or 3 * (self.reduction + self.workers - self._k) > 2 * self._k:
             return None
         return kernels.few_missing_table(self._generator, self.target)
 

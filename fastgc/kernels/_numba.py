@@ -286,9 +286,9 @@ def least_norm_weights(
         numba_kernels.least_norm_weights(matrix, batch, wanted, weights, flags)
         return _as_given(patterns, weights), np.flatnonzero(flags).tolist()
     shape = numba_kernels.few_missing_shape(n, k, len(wanted))
-    if not isinstance(table, np.ndarray) or table.dtype != np.float64 or table.shape != shape:
-        raise ValueError("table: expected what few_missing_table made of this generator and this target")
-    numba_kernels.few_missing_weights(np.ascontiguousarray(table), n, k, batch, wanted, weights, flags)
+    if not isinstance(table, np.ndarray) or table.dtype != np.float64 or table.shape != shape or not table.flags.carray:
+        raise ValueError("table: expected what few_missing_table made of a generator and a target of these shapes")
+    numba_kernels.few_missing_weights(table, n, k, batch, wanted, weights, flags)
     left = np.flatnonzero(flags)
     if len(left):
         others, doubtful = np.empty((len(left), *weights.shape[1:])), np.empty(len(left), dtype=np.bool_)

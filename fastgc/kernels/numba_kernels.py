@@ -634,7 +634,7 @@ def few_missing_table(generator: Any, target: Any, inverse: Any, table: Any) -> 
             own += generator[i, j] * generator[i, j]
             inverses += inverse[j, i] * inverse[j, i]
         product += own * inverses
-    if not k * product < 1e12:
+    if not k * product < 1e8:
         return False
     for i in range(n):
         row = table[i]
@@ -717,7 +717,7 @@ def few_missing_weights(table: Any, n: int, k: int, patterns: Any, target: Any, 
         trace = 0.0
         for p in range(missing):
             trace += x[p, p]
-        if flags[b] or not trace < 1e8:
+        if flags[b] or not trace < 1e6:
             flags[b] = True
             continue
         for u in range(len(target)):

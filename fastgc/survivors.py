@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from fastgc.storage import SchemeData
 
 KEPT_SETS = 1024
-"""Survivor sets that a scheme remembers, at most: of 12 workers all with up to 4 missing, in 1.8 KB each."""
+"""Survivor sets that a scheme remembers, at most: of 12 workers all with up to 4 missing, in 0.8 KB each."""
 KEPT_WORKERS = 1 << 15
-"""Workers that these sets have together, at most, in 3 MB: of more than 32 workers fewer sets, as fewer recur."""
+"""Workers that these sets have together, at most, in 1 MB: of more than 32 workers fewer sets, as fewer recur."""
 
 Place = tuple[int, int]
 """A worker's group, and its position there."""

@@ -303,8 +303,8 @@ class GradientCode:
         NotDecodableError
         """
         found = self._known(survivors) or self._sets.learn("survivors", survivors)
-        if (alone := found.alone) is not None:
-            return self._pattern_weights(alone)
+        if found.alone is not None:
+            return self._pattern_weights(found.alone)
         own = self._weights(found)
         columns = {worker: column for column, worker in enumerate(found.workers)}
         weights = np.empty((self.reduction, len(columns)))

@@ -676,9 +676,8 @@ def pattern_weights(
     if target is None and len(rows) == k:
         weights = decoding_weights(generator, rows)
     else:
-        weights = least_norm_weights(
-            generator, rows, np.eye(k) if target is None else target, table if target is not None else None
-        )
+        wanted, by = (np.eye(k), None) if target is None else (target, table)
+        weights = least_norm_weights(generator, rows, wanted, by)
     weights.setflags(write=False)
     return weights
 

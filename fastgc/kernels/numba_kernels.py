@@ -615,6 +615,10 @@ def least_norm_weights(generator: Any, patterns: Any, target: Any, out: Any, fla
         flags[b] = not k * product < 1e20
 
 
+MOST_PRODUCT, MOST_TRACE = 1e8, 1e6
+"""Of the generator and of a block's inverse, beyond which a computed projector is not relied on: see csrc/core.cpp."""
+
+
 @_compiled
 def few_missing_shape(n: int, k: int, targets: int) -> tuple[int, int]:
     """The shape of a table for `few_missing_weights`: rows and their width are as in struct FewMissing of C++."""
@@ -634,7 +638,7 @@ def few_missing_table(generator: Any, target: Any, inverse: Any, table: Any) -> 
             own += generator[i, j] * generator[i, j]
             inverses += inverse[j, i] * inverse[j, i]
         product += own * inverses
-    if not k * product < 1e8:
+    if not k * product < MOST_PRODUCT:
         return False
     for i in range(n):
         row = table[i]
@@ -717,7 +721,7 @@ def few_missing_weights(table: Any, n: int, k: int, patterns: Any, target: Any, 
         trace = 0.0
         for p in range(missing):
             trace += x[p, p]
-        if flags[b] or not trace < 1e6:
+        if flags[b] or not trace < MOST_TRACE:
             flags[b] = True
             continue
         for u in range(len(target)):

@@ -278,7 +278,7 @@ class Plan {
         const bool directly = made_in_place<In, Out> && inputs <= shape.pass && levels == 0;
         const Index results = in_place<In, Out> || directly ? 0 : rows;
         if (results > 0) shape.past_caches = past;
-        const Index buffers = results + levels * rows;
+        const Index buffers = results + (summed ? 0 : levels * rows);
         const Index stride = shape.columns + 64 / static_cast<Index>(sizeof(T));  // rows in different sets of a cache
         T* values = buffers > 0 ? take<T>(buffers * threads * stride) : nullptr;
         T** starts = buffers > 0 ? take<T*>(buffers * threads) : nullptr;

@@ -312,12 +312,29 @@ struct Sum {
     const Group<In>*first, *last;
 };
 
-// R rows by V vectors of their sum. What groups make waits in the first-level cache until the tree wants it.
-template <class T, int R, int V, bool partial, class In, class Out>
-void sum_tile(const Sum<In> of, Rows<Out> outputs, bool past_caches, Index x, Index n) {
+// R rows by V vectors of the tree of `number` groups from `group` on, which it leaves at the next one. What waits for
+// the rest stays in registers, if there are enough.
+template <class Out, int number, int R, int V, bool partial, class In, class T>
+FASTGC_INLINE void sum_of(const Group<In>*& group, Rows<Out> outputs, Index x, Index n, Vec<T> (&sum)[R][V]) {
+    if constexpr (number == 1) {
+        chains<Out, R, V, partial>(Mode::store, group->count, group->coefficients, Direct<In>{group->inputs, x},
+                                   outputs, x, n, sum);
+        ++group;
+    } else {
+        Vec<T> first[R][V];
+        sum_of<Out, number / 2, R, V, partial>(group, outputs, x, n, first);
+        sum_of<Out, number - number / 2, R, V, partial>(group, outputs, x, n, sum);
+        each<R * V>([&](auto i) FASTGC_INLINED {  // a loop over v would leave them in memory
+            sum[i / V][i % V] = Vec<T>::add(first[i / V][i % V], sum[i / V][i % V]);
+        });
+    }
+}
+
+// The same of any number of groups: what waits does so in the first-level cache.
+template <class Out, int R, int V, bool partial, class In, class T>
+FASTGC_INLINE void sum_of_any(const Sum<In> of, Rows<Out> outputs, Index x, Index n, Vec<T> (&sum)[R][V]) {
     using W = Vec<T>;
-    constexpr bool paired = kPaired<In, Out, V>;
-    W sum[R][V], waiting[kMostWaiting][R * V];
+    W waiting[kMostWaiting][R * V];
     const auto at = [&](auto i) FASTGC_INLINED -> W& { return sum[i / V][i % V]; };
     Index depth = 0;
     for (const Group<In>* group = of.first;; ++group) {
@@ -327,9 +344,23 @@ void sum_tile(const Sum<In> of, Rows<Out> outputs, bool past_caches, Index x, In
             --depth;
             each<R * V>([&](auto i) FASTGC_INLINED { at(i) = W::add(waiting[depth][i], at(i)); });
         }
-        if (group + 1 == of.last) break;
+        if (group + 1 == of.last) return;
         each<R * V>([&](auto i) FASTGC_INLINED { waiting[depth][i] = at(i); });
         ++depth;
+    }
+}
+
+// R rows by V vectors of their sum; of `number` groups, if that is not 0.
+template <class T, int R, int V, int number, bool partial, class In, class Out>
+void sum_tile(const Sum<In> of, Rows<Out> outputs, bool past_caches, Index x, Index n) {
+    using W = Vec<T>;
+    constexpr bool paired = kPaired<In, Out, V>;
+    W sum[R][V];
+    if constexpr (number == 0) {
+        sum_of_any<Out, R, V, partial>(of, outputs, x, n, sum);
+    } else {
+        const Group<In>* group = of.first;
+        sum_of<Out, number, R, V, partial>(group, outputs, x, n, sum);
     }
     each<R>([&](auto r) FASTGC_INLINED {
         Out* const out = Rows<Out>::at(outputs, r, x);
@@ -352,13 +383,29 @@ void sum_columns(const Sum<In>& of, Rows<Out> outputs, bool past_caches, Index b
     constexpr Index lanes = Vec<T>::lanes, width = V * lanes;
     const bool past = past_caches && width * sizeof(Out) % kLine == 0 && before_aligned(kLine, R, outputs, begin) == 0;
     Index x = begin;
-    // One row has registers left. In caches what a tile does beside its arithmetic counts; memory is read no better.
-    if constexpr (R == 1 && sizeof(In) == sizeof(T) && sizeof(Out) == sizeof(T) && coefficients_stay(R, 2 * V))
-        if (!past_caches)
-            for (; x + 2 * width <= end; x += 2 * width) sum_tile<T, R, 2 * V, false>(of, outputs, false, x, 0);
-    for (; x + width <= end; x += width) sum_tile<T, R, V, false>(of, outputs, past, x, 0);
-    for (; x + lanes <= end; x += lanes) sum_tile<T, R, 1, false>(of, outputs, false, x, 0);
-    if (x < end) sum_tile<T, R, 1, true>(of, outputs, false, x, end - x);
+    const auto tiles = [&](auto number) FASTGC_INLINED {
+        // One row has registers left. In caches what a tile does beside its arithmetic counts; memory is read as well.
+        if constexpr (R == 1 && sizeof(In) == sizeof(T) && sizeof(Out) == sizeof(T) && coefficients_stay(R, 2 * V))
+            if (!past_caches)
+                for (; x + 2 * width <= end; x += 2 * width)
+                    sum_tile<T, R, 2 * V, number.value, false>(of, outputs, false, x, 0);
+        for (; x + width <= end; x += width) sum_tile<T, R, V, number.value, false>(of, outputs, past, x, 0);
+    };
+    switch (of.last - of.first) {
+        case 2:
+            tiles(Constant<int, 2>{});
+            break;
+        case 3:
+            tiles(Constant<int, 3>{});
+            break;
+        case 4:
+            tiles(Constant<int, 4>{});
+            break;
+        default:
+            tiles(Constant<int, 0>{});
+    }
+    for (; x + lanes <= end; x += lanes) sum_tile<T, R, 1, 0, false>(of, outputs, false, x, 0);
+    if (x < end) sum_tile<T, R, 1, 0, true>(of, outputs, false, x, end - x);
 }
 
 // The same for rows of which no column begins a line in all: results are gathered in the first-level cache, and go out
@@ -385,7 +432,7 @@ void sum_gathered(const Sum<In>& of, Rows<Out> outputs, Index begin, Index end) 
                         W::stream(Rows<Out>::at(outputs, r, next[r] + i), W::load(Rows<Out>::at(here, r, next[r] + i)));
         };
         for (Index t = 0; t < room; t += width) {
-            sum_tile<T, R, V, false>(of, here, false, x + t, 0);
+            sum_tile<T, R, V, 0, false>(of, here, false, x + t, 0);
             put_lines(x + t);
         }
         put_lines(x + room);

@@ -120,11 +120,11 @@ FASTGC_INLINE void in_pieces(Index k, const Body& body) {
 // a sum for each piece in registers. Where k is known, there are as few as can be, all the same; the last may overlap.
 template <class L, int K, class Body>
 FASTGC_INLINE void in_stretches(Index k, const Body& body) {
-    using Piece = typename L::Piece;
     if constexpr (K > 0) {
         constexpr Index stretches = (K + 11) / 12, n = (K + stretches - 1) / stretches;
-        for (Index u = 0; u < K; u += n) body(Piece{}, u < K - n ? u : K - n, Constant<int, n>{});
+        for (Index u = 0; u < K; u += n) body(typename L::Number{}, u < K - n ? u : K - n, Constant<int, n>{});
     } else {
+        using Piece = typename L::Piece;
         constexpr Index wide = sizeof(Piece) / sizeof(typename L::Number);
         Index u = 0;
         for (; u + 8 * wide <= k; u += 8 * wide) body(Piece{}, u, Constant<int, 8>{});
@@ -313,20 +313,22 @@ void invert(const double* generator, Index size, const std::int64_t* patterns, d
     }
 }
 
-// Sizes known at compile time take a quarter less time than loops over any size. The portable kernels go without, which
-// saves the compiler a quarter of its time for them: k = 2 takes 73 instead of 54 ns there, k = 16 1.30 instead of 1.14
-// us.
+// Sizes known at compile time take a quarter less time than loops over any size, for one pattern up to a third. The
+// portable kernels go without, which saves the compiler a quarter of its time for them: k = 2 takes 73 instead of 54 ns
+// there, k = 16 1.30 instead of 1.14 us.
 constexpr bool kSizesKnown = FASTGC_TARGET_ID != FASTGC_PORTABLE_ID;
+constexpr int kMostSingle = 7;  // of one pattern: from 8 on neighbours in a row share a vector, and little is gained
 
-template <int K>
-void interleaved(const double* generator, Index k, const std::int64_t* patterns, double* weights,
-                 unsigned char* suspicious, void* work) {
-    if constexpr (K > kMostInterleaved)
-        __builtin_unreachable();
+// The inverse for k up to `most`, by the code for K = k.
+template <class L, int K, int most>
+void invert_known(const double* generator, Index k, const std::int64_t* patterns, double* weights,
+                  unsigned char* suspicious, void* work) {
+    if constexpr (!kSizesKnown || K > most)
+        invert<L, 0>(generator, k, patterns, weights, suspicious, work);
     else if (k == K)
-        invert<Interleaved, K>(generator, k, patterns, weights, suspicious, work);
+        invert<L, K>(generator, k, patterns, weights, suspicious, work);
     else
-        interleaved<K + 1>(generator, k, patterns, weights, suspicious, work);
+        invert_known<L, K + 1, most>(generator, k, patterns, weights, suspicious, work);
 }
 
 void decoding_weights(const double* generator, Index k, const std::int64_t* patterns, Index batch, double* weights,
@@ -334,11 +336,9 @@ void decoding_weights(const double* generator, Index k, const std::int64_t* patt
     constexpr Index W = Interleaved::lanes;
     Index b = 0;
     if (k <= kMostInterleaved)
-        for (; b + W <= batch; b += W) {
-            if constexpr (kSizesKnown)
-                interleaved<1>(generator, k, patterns + b * k, weights + b * k * k, suspicious + b, work);
-            else
-                invert<Interleaved, 0>(generator, k, patterns + b * k, weights + b * k * k, suspicious + b, work);
-        }
-    for (; b < batch; ++b) invert<Single, 0>(generator, k, patterns + b * k, weights + b * k * k, suspicious + b, work);
+        for (; b + W <= batch; b += W)
+            invert_known<Interleaved, 1, kMostInterleaved>(generator, k, patterns + b * k, weights + b * k * k,
+                                                           suspicious + b, work);
+    for (; b < batch; ++b)
+        invert_known<Single, 1, kMostSingle>(generator, k, patterns + b * k, weights + b * k * k, suspicious + b, work);
 }

@@ -262,20 +262,18 @@ class Plan {
             shape.past_caches = levels == 0 && past && inputs == shape.pass && !shape.collides;
             packs = shape.collides || (halves ? rows >= kPackRowsHalf : from_memory && rows >= kPackRows);
             const bool at_once = rows <= tuning.block_rows && inputs == shape.pass && levels == 0 && !judged;
-            if (packs || !at_once || !made_in_place<In, Out>)  // else one block makes the outputs in one go
+            if (packs || !at_once)  // else one block makes the outputs in one go
                 shape.columns = fit(packs && from_memory && !halves ? tuning.memory_panel : kPanel, shape.pass);
         } else if (!summed && inputs > shape.pass && (levels > 0 || !owned)) {
             shape.columns = fit(kResting, rows * (1 + levels));
         } else {
             shape.pass = inputs;
-            if (levels > 0 && !(summed && in_place<In, Out>))
-                shape.columns = fit(kResting, rows * (1 + levels));
-            else if (!made_in_place<In, Out>)
-                shape.columns = fit(kPanel, rows);
+            if (levels > 0 && !summed) shape.columns = fit(kResting, rows * (1 + levels));
             shape.past_caches = past && (levels == 0 || summed);
-            shape.gathers = shape.past_caches && !judged && inputs > 1 && rows <= kMostSummed;
+            shape.gathers =
+                shape.past_caches && !judged && inputs > 1 && streams <= tuning.gathered && rows <= kMostSummed;
         }
-        const bool directly = made_in_place<In, Out> && inputs <= shape.pass && levels == 0;
+        const bool directly = inputs <= shape.pass && (levels == 0 || summed);
         const Index results = in_place<In, Out> || directly ? 0 : rows;
         if (results > 0) shape.past_caches = past;
         const Index buffers = results + (summed ? 0 : levels * rows);

@@ -68,13 +68,6 @@ inline Index block_rows(Index most, Index rows, Index first) {
 template <class In, class Out>
 constexpr bool in_place = sizeof(Compute<In>) == sizeof(Out);
 
-// Whether tiles make outputs where they lie. Half types are rounded from rows of the type computed in: tiles for them
-// take an eighth of the build each, and gain only where bfloat16 is computed in even and odd lanes.
-template <class In, class Out>
-constexpr bool made_in_place = in_place<In, Out>;
-template <>
-inline constexpr bool made_in_place<BFloat16, BFloat16> = true;
-
 // One small matrix and the rows it is applied to. Coefficients are packed: blocks of block_rows() rows one after the
 // other, and within a block of R rows entry (r, q) at [q * R + r].
 template <class In>
@@ -114,7 +107,7 @@ struct Scratch {
     bool collides;      // too many rows share a set of the first-level cache to be read side by side
     T* panel;           // room for `columns` packed columns of `pass` inputs; null: they are read where they are
     T* const* outputs;  // P rows for chains at rest that the outputs cannot hold; null: results are made in place
-    T* const* sums;     // tree_levels() times P rows for the tree's partial sums
+    T* const* sums;     // tree_levels() times P rows for the tree's partial sums, where they are not all in registers
     double* energies;   // a number for each group, to which the squares of its syndromes are added
 };
 

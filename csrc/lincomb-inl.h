@@ -374,7 +374,7 @@ void sum_tile(const Sum<In> of, Rows<Out> outputs, bool past_caches, Index x, In
 }
 
 template <class In, class Out, int R>
-constexpr int sum_vectors = sizeof(In) == sizeof(Out) && vectors(R) == 4 ? 4 : even_vectors(R);
+constexpr int sum_vectors = std::is_same_v<In, Out> && in_place<In, Out> && vectors(R) == 4 ? 4 : even_vectors(R);
 
 // Columns of R rows of it.
 template <class T, int R, class In, class Out>
@@ -708,6 +708,14 @@ bool in_registers(const Sum<In>& of, Index rows, const Scratch<T>& scratch) {
     return inputs <= scratch.summed;
 }
 
+// The sum of groups that are added up in registers.
+template <class T, class In, class Out>
+void sum_rows(const Sum<In>& of, Index rows, Rows<Out> outputs, bool past_caches, Index begin, Index end) {
+    with_rows(rows, [&](auto count) {
+        if constexpr (count.value <= kMostSummed) sum_columns<T, count.value>(of, outputs, past_caches, begin, end);
+    });
+}
+
 // Groups [lo, hi) into `outputs`; `buffers` are the row pointers of the tree's free partial sums.
 template <class In, class Out, class T>
 void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, Index hi, Rows<T> outputs,
@@ -715,10 +723,7 @@ void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, 
     if (hi - lo == 1) return product(Mode::store, segment, segment.groups[lo], scratch, outputs, begin, end);
     const Sum<In> all{segment.groups + lo, segment.groups + hi};
     if (in_registers(all, segment.rows, scratch))
-        return with_rows(segment.rows, [&](auto count) {
-            if constexpr (count.value <= kMostSummed)
-                sum_columns<T, count.value>(all, outputs, scratch.past_caches, begin, end);
-        });
+        return sum_rows<T>(all, segment.rows, outputs, scratch.past_caches, begin, end);
     const Index mid = (lo + hi) / 2;
     tree(segment, scratch, lo, mid, outputs, buffers, begin, end);
     // A product that one pass finishes is added where it is made; few have panels.
@@ -732,10 +737,10 @@ void tree(const Segment<In, Out>& segment, const Scratch<T>& scratch, Index lo, 
 template <class In, class Out, class To>
 void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch, Rows<To> outputs, Index begin,
            Index end) {
-    if constexpr (kPassesCaches && sizeof(In) == sizeof(To) && in_place<In, To>) {
+    const Sum<In> all{segment.groups, segment.groups + segment.group_count};
+    if constexpr (kPassesCaches && std::is_same_v<In, To> && in_place<In, To>) {
         if (scratch.gathers && !segment.accumulate && before_aligned(kLine, segment.rows, outputs, begin) < 0)
             return with_rows(segment.rows, [&](auto count) {
-                const Sum<In> all{segment.groups, segment.groups + segment.group_count};
                 if constexpr (count.value > 1 && count.value <= kMostSummed)
                     sum_gathered<Compute<In>, count.value>(all, outputs, begin, end);
             });
@@ -743,7 +748,10 @@ void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch,
     if (segment.group_count == 1)
         return product(segment.accumulate ? Mode::accumulate : Mode::store, segment, segment.groups[0], scratch,
                        outputs, begin, end);
-    if constexpr (in_place<In, To>) tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, begin, end);
+    if constexpr (in_place<In, To>)
+        tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, begin, end);
+    else  // of others there are rows in between
+        sum_rows<Compute<In>>(all, segment.rows, outputs, scratch.past_caches, begin, end);
 }
 
 template <class In, class Out>
@@ -759,11 +767,9 @@ void lincomb(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratc
         const Index size = head > 0 ? head : scratch.columns;
         head = -1;
         stop = size < end - x ? x + size : end;
-        if constexpr (made_in_place<In, Out>) {
-            if (scratch.outputs == nullptr) {
-                chunk(segment, scratch, outputs, x, stop);
-                continue;
-            }
+        if (scratch.outputs == nullptr) {
+            chunk(segment, scratch, outputs, x, stop);
+            continue;
         }
         Scratch<Compute<In>> here = scratch;
         here.past_caches = false;

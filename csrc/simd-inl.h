@@ -108,6 +108,18 @@ struct Vec<float> {
     FASTGC_INLINE void stream_pair(BFloat16* p, Vec even, Vec odd) {
         _mm512_stream_si512(reinterpret_cast<__m512i*>(p), round_pair(even, odd));
     }
+
+    // Thirty-two float16 as the first and the last sixteen, which a line is written with at once.
+    FASTGC_INLINE void load_pair(const Float16* p, Vec& first, Vec& last) { first = load(p), last = load(p + lanes); }
+    FASTGC_INLINE __m512i round_halves(Vec first, Vec last, const Float16* p) {
+        return _mm512_inserti64x4(_mm512_castsi256_si512(round(first, p)), round(last, p), 1);
+    }
+    FASTGC_INLINE void store_pair(Float16* p, Vec first, Vec last) {
+        _mm512_storeu_si512(p, round_halves(first, last, p));
+    }
+    FASTGC_INLINE void stream_pair(Float16* p, Vec first, Vec last) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(p), round_halves(first, last, p));
+    }
 };
 
 template <>
@@ -441,13 +453,17 @@ FASTGC_INLINE void transpose(Vec<double>* rows) {
 }
 #endif
 
-// V vectors of consecutive columns. Their lanes are in the order of memory, or in pairs (even columns, odd ones) where
-// that is faster; what acts on each lane by itself need not know.
+// V vectors of consecutive columns. Their lanes are in the order of memory, or those of a pair are its even and its odd
+// columns where that is faster; what acts on each lane by itself need not know.
 template <class In, class Out, int V>
 constexpr bool kPaired = false;
 #if FASTGC_TARGET_ID == FASTGC_AVX2_ID || FASTGC_TARGET_ID == FASTGC_AVX512_ID
 template <int V>
 constexpr bool kPaired<BFloat16, BFloat16, V> = V % 2 == 0;
+#endif
+#if FASTGC_TARGET_ID == FASTGC_AVX512_ID
+template <int V>
+constexpr bool kPaired<Float16, Float16, V> = V % 2 == 0;
 #endif
 // Calls body(i) for i = 0 … count - 1, all constants: arrays so indexed are in registers whatever a compiler unrolls.
 template <class Body, int... i>

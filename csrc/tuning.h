@@ -26,6 +26,7 @@ struct Tuning {
     Index in_flight;                // that memory is asked for beyond the next tile, in all inputs
     Index least_ahead, most_ahead;  // the same in each
     int memory_vectors;             // of a row of a tile of several rows whose columns come from memory
+    Index gathered;                 // of up to so many inputs, rows that begin no line together go out line by line
     Index apart;                    // from so many inputs from memory on a block of up to 6 rows is cut, of more always
 };
 
@@ -45,6 +46,7 @@ constexpr Tuning zen3() {
     best.many_ask_memory = 16;
     best.in_flight = best.least_ahead = best.most_ahead = 512;
     best.memory_vectors = 4;
+    best.gathered = kNever;
     best.apart = kNever;
     return best;
 }
@@ -67,6 +69,7 @@ constexpr Tuning zen5() {
     best.least_ahead = 512;
     best.most_ahead = 1024;
     best.memory_vectors = 2;
+    best.gathered = 6;
     best.apart = 24;
     return best;
 }

@@ -15,6 +15,8 @@
 
 namespace fastgc {
 
+std::uint16_t bfloat16_by_integers = 0xffff;
+
 const std::vector<const Kernels*>& available_kernels() {
     static const std::vector<const Kernels*> available = [] {
         std::vector<const Kernels*> list{&portable::kernels};
@@ -25,8 +27,12 @@ const std::vector<const Kernels*>& available_kernels() {
         if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(&avx2::kernels);
 # if FASTGC_AVX512
         if (f16c && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma"))
+            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma")) {
             list.push_back(&avx512::kernels);
+            constexpr unsigned bf16 = 1u << 5;
+            if (__get_cpuid_count(7, 1, &leaf[0], &leaf[1], &leaf[2], &leaf[3]) != 0 && (leaf[0] & bf16) != 0)
+                bfloat16_by_integers = 0;
+        }
 # endif
 #endif
 #if FASTGC_NEON

@@ -228,6 +228,9 @@ namespace neon {
 extern const Kernels kernels;
 }
 
+// All ones until available_kernels() finds that the processor rounds to bfloat16 by an instruction.
+extern std::uint16_t bfloat16_by_integers;
+
 // The columns that this machine can run, slowest first.
 const std::vector<const Kernels*>& available_kernels();
 

@@ -59,7 +59,15 @@ struct Vec<float> {
     FASTGC_INLINE __m256i round(Vec a, const Float16*) {
         return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
-    FASTGC_INLINE __m256i round(Vec a, const BFloat16*) {  // see round_bits()
+    // The processor's own rounding is missing from many, and takes denormal numbers for zeros.
+    FASTGC_INLINE __mmask16 denormal(Vec a) { return _mm512_fpclass_ps_mask(a.v, 0x20); }
+    FASTGC_INLINE __m256i round(Vec a, const BFloat16*) {
+# if FASTGC_BF16
+        if (__builtin_expect((denormal(a) | bfloat16_by_integers) == 0, 1)) return (__m256i)_mm512_cvtneps_pbh(a.v);
+# endif
+        return round_bits(a);
+    }
+    FASTGC_INLINE __m256i round_bits(Vec a) {  // see the portable one
         const __m512i bits = _mm512_castps_si512(a.v);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
         const __mmask16 number = _mm512_cmp_ps_mask(a.v, a.v, _CMP_ORD_Q);
@@ -94,6 +102,17 @@ struct Vec<float> {
         odd.v = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
     }
     FASTGC_INLINE __m512i round_pair(Vec even, Vec odd) {
+# if FASTGC_BF16
+        if (__builtin_expect((denormal(even) | denormal(odd) | bfloat16_by_integers) == 0, 1)) {
+            alignas(64) static constexpr std::uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                                    21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                                    11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+            return _mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v));
+        }
+# endif
+        return round_bits(even, odd);
+    }
+    FASTGC_INLINE __m512i round_bits(Vec even, Vec odd) {
         const __m512i a = _mm512_castps_si512(even.v), b = _mm512_castps_si512(odd.v);
         const __m512i upper = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a, 16), b);
         const __m512i lower = _mm512_mask_blend_epi16(0xaaaaaaaa, a, _mm512_slli_epi32(b, 16));

@@ -548,6 +548,14 @@ int main() {
             test_all<Float16, float>(how, random);
             test_all<BFloat16, BFloat16>(how, random);
             test_all<BFloat16, float>(how, random);
+            // Where the processor rounds to bfloat16, integers do so elsewhere.
+            const std::uint16_t by_integers = fastgc::bfloat16_by_integers;
+            if (by_integers == 0 && kernels == fastgc::available_kernels().back()) {
+                fastgc::bfloat16_by_integers = 0xffff;
+                test_all<float, BFloat16>(how, random);
+                test_all<BFloat16, BFloat16>(how, random);
+                fastgc::bfloat16_by_integers = by_integers;
+            }
             test_large(how, random);
             for (Index k = 1; k <= 20; ++k) {
                 test_decoding_weights(how, 2 * k + 1, k, 41, random);

@@ -102,6 +102,17 @@ def test_rounding_is_to_nearest_even(variant, half):
     assert same_bits(variant.lincomb([[1]], values[None], np.empty((1, len(values)), half))[0], wanted)
 
 
+@pytest.mark.soak
+@halves
+def test_every_float32_is_rounded_alike(half):
+    low = np.arange(1 << 22, dtype=np.uint32)
+    alike = [variant for variant in VARIANTS if variant.fused]
+    for high in range(1 << 10):
+        values = (low + np.uint32(high << 22)).view(np.float32)[None]
+        results = [variant.lincomb([[1]], values, np.empty(values.shape, half)) for variant in alike]
+        assert all(same_bits(results[0], other) for other in results), high
+
+
 @halves
 def test_nan_has_the_same_bits_everywhere(half):
     bits = [0x7F800001, 0xFF800001, 0x7FC12345, 0xFFFFFFFF, 0x7F812345]

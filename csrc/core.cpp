@@ -44,7 +44,7 @@ constexpr Index kPanelInputs = 64;
 constexpr Index kPackRows = 48, kPackRowsHalf = 24;
 constexpr Index kManyAsk = 16;  // from so many inputs on, wherever they are
 // Groups of so many inputs together are added up in registers: from a cache, from memory, and from memory where there
-// are three rows, or rows that are rounded afterwards (8 groups of 3 side by side take twice the time).
+// are three rows, or outputs of a half type (8 groups of 3 side by side take twice the time).
 constexpr Index kSummedInCache = 64, kSummed = 12, kFewSummed = 8;
 // Rows whose distances are multiples of 4 KiB share one set of the first-level cache, 8 lines, and banks of memory.
 // More of them than that are packed: a chunk of one row at a time collides with nothing. Nor may results then pass the

@@ -117,7 +117,8 @@ FASTGC_INLINE void in_pieces(Index k, const Body& body) {
 }
 
 // Calls body(Piece{}, first, count) for stretches of a row of `count` pieces, which is known at compile time and leaves
-// a sum for each piece in registers. Where k is known, there are as few as can be, all the same; the last may overlap.
+// a sum for each piece in registers. Where k is known, pieces are numbers, and there are as few stretches as can be,
+// all the same; the last may overlap.
 template <class L, int K, class Body>
 FASTGC_INLINE void in_stretches(Index k, const Body& body) {
     if constexpr (K > 0) {
@@ -319,11 +320,13 @@ void invert(const double* generator, Index size, const std::int64_t* patterns, d
 constexpr bool kSizesKnown = FASTGC_TARGET_ID != FASTGC_PORTABLE_ID;
 constexpr int kMostSingle = 7;  // of one pattern: from 8 on neighbours in a row share a vector, and little is gained
 
-// The inverse for k up to `most`, by the code for K = k.
+// The inverse, up to k = `most` by the code for K = k.
 template <class L, int K, int most>
 void invert_known(const double* generator, Index k, const std::int64_t* patterns, double* weights,
                   unsigned char* suspicious, void* work) {
-    if constexpr (!kSizesKnown || K > most)
+    if constexpr (kSizesKnown && K > most && most == kMostInterleaved)
+        __builtin_unreachable();
+    else if constexpr (!kSizesKnown || K > most)
         invert<L, 0>(generator, k, patterns, weights, suspicious, work);
     else if (k == K)
         invert<L, K>(generator, k, patterns, weights, suspicious, work);

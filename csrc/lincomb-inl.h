@@ -750,7 +750,7 @@ void chunk(const Segment<In, Out>& segment, const Scratch<Compute<In>>& scratch,
                        outputs, begin, end);
     if constexpr (in_place<In, To>)
         tree(segment, scratch, 0, segment.group_count, outputs, scratch.sums, begin, end);
-    else  // of others there are rows in between
+    else  // the plan has rows in between for all others
         sum_rows<Compute<In>>(all, segment.rows, outputs, scratch.past_caches, begin, end);
 }
 

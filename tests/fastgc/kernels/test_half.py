@@ -168,9 +168,8 @@ def test_threads_change_no_bit(P, Q, length, kind, result, monkeypatch):
 def test_what_passes_the_caches_has_the_bits_of_what_does_not(variant, odd, kind, result):
     rng = np.random.default_rng(6)
     for counts, m in [([4], 2), ([7], 1), ([3], 4), ([1], 8), ([2, 2], 2), ([1, 2, 3], 3)]:
-        block = (
-            13_500_000 // np.dtype(kind).itemsize // (sum(counts) + m) // 32 * 64 + odd
-        )  # odd rows agree nowhere on a line
+        column = sum(counts) * np.dtype(kind).itemsize + m * np.dtype(result).itemsize
+        block = 27_000_000 // column // 64 * 64 + odd  # more than a cache; odd rows agree nowhere on a line
         weights = [rng.standard_normal((m, q)) for q in counts]
         messages = [numbers(rng, (q, block), kind) for q in counts]
         out = variant.decode(weights, messages, m * block, np.empty(m * block, result)).reshape(m, block)
